@@ -1,0 +1,3 @@
+"""kmem: the Linux kernel's memory, in Python."""
+
+__version__ = "0.1.0"
