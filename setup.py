@@ -15,6 +15,7 @@ from setuptools import Extension, setup
 COMPILED = [
     "kmem.mm.page",
     "kmem.mm.mmzone",
+    "kmem.mm.buddy",
     "kmem.mm.page_alloc",
 ]
 

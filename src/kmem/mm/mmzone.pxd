@@ -61,5 +61,4 @@ cdef class MemMap:
     cdef readonly int pageblock_order
     cdef readonly int zone_normal           # index of ZONE_NORMAL
     cdef readonly bint has_dma32
-    cdef uint32_t get_pageblock_migratetype(self, uint32_t pfn) except? 99
-    cdef int set_pageblock_migratetype(self, uint32_t pfn, uint32_t migratetype) except -1
+    cdef readonly tuple zone_names

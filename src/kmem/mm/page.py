@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The page record: what the model keeps for each page frame.
 
 One :c:struct:`Page` of 32 bytes per frame, in one array indexed by the page

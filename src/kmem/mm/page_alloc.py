@@ -1,0 +1,953 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The page allocator: zone choice, watermarks, per-CPU lists, the slow path.
+
+A request passes from :meth:`PageAllocator.alloc_pages` through the zonelist
+(:meth:`get_page_from_freelist`) to the per-CPU lists or the buddy system of
+one zone (:mod:`kmem.mm.buddy`).  What reclaim, compaction and the OOM killer
+do on the slow path is behind :class:`kmem.mm.hooks.Hooks`.
+
+Source: mm/page_alloc.c @6.1.192
+"""
+
+import cython
+import numpy as np
+from cython.cimports.kmem.mm.buddy import (
+    ALLOC_CMA,
+    ALLOC_CPUSET,
+    ALLOC_HIGHATOMIC,
+    ALLOC_KSWAPD,
+    ALLOC_MIN_RESERVE,
+    ALLOC_NO_WATERMARKS,
+    ALLOC_NOFRAGMENT,
+    ALLOC_NON_BLOCK,
+    ALLOC_OOM,
+    ALLOC_RESERVES,
+    ALLOC_WMARK_HIGH,
+    ALLOC_WMARK_LOW,
+    ALLOC_WMARK_MASK,
+    ALLOC_WMARK_MIN,
+    FPI_NONE,
+    FPI_TO_TAIL,
+    Buddy,
+)
+from cython.cimports.kmem.mm.mmzone import (
+    WMARK_MIN,
+    ZONE_BOOSTED_WATERMARK,
+    ZONE_RECLAIM_ACTIVE,
+    MemMap,
+    PerCpuPages,
+    Zone,
+)
+from cython.cimports.kmem.mm.page import (
+    MAX_NR_ZONES,
+    MAX_ORDER,
+    MIGRATE_CMA,
+    MIGRATE_HIGHATOMIC,
+    MIGRATE_ISOLATE,
+    MIGRATE_MOVABLE,
+    MIGRATE_PCPTYPES,
+    MIGRATE_TYPES,
+    MIGRATE_UNMOVABLE,
+    NR_LOWORDER_PCP_LISTS,
+    NR_PCP_LISTS,
+    PAGE_ALLOC_COSTLY_ORDER,
+    PG_ALLOCATED,
+    PG_FREE,
+    PG_LARGE,
+    PG_PCP,
+    PG_SLAB,
+    PG_TAIL,
+    PGF_HEAD,
+    PGF_PFMEMALLOC,
+    Page,
+    list_add,
+    list_del,
+)
+
+from kmem.mm.hooks import CompactResult, Hooks, Request
+from kmem.mm.page import NO_PAGE
+
+#: "No frame", as the Python methods of this module return it.
+NO_FRAME = -1
+_NONE = cython.declare(cython.uint, NO_PAGE)
+PF_MEMALLOC = 0x800
+MAX_RECLAIM_RETRIES = 16
+PCP_BATCH_SCALE_MAX = cython.declare(cython.int, 5)
+
+
+@cython.final
+@cython.cclass
+class PageAllocator(Buddy):
+    """alloc_pages() and __free_pages() of one machine.
+
+    Parameters
+    ----------
+    memmap : MemMap
+        The machine's memory.
+    zonelists : dict
+        ``(node, thisnode)`` -> zone numbers in the order of fallback.
+    cma : bool, optional
+        Whether the kernel has CMA areas configured.
+
+    Attributes
+    ----------
+    cpu, node : int
+        The CPU that the calls run on, and its node.
+    hooks : kmem.mm.hooks.Hooks or None
+        Reclaim, compaction and OOM.
+    """
+
+    def __init__(self, memmap: MemMap, zonelists, cma=False):
+        Buddy.__init__(self, memmap)
+        self.hooks = Hooks()
+        self.nr_nodes = memmap.nr_nodes
+        self.node = 0
+        self.cma = cma
+        self.pcp_thp = True
+        self.task_flags = 0
+        self.set_zonelists(zonelists)
+        self._init_gfp_zones()
+
+    def set_zonelists(self, zonelists):
+        """Set the fallback order; see the class."""
+        rows = np.full((2 * self.nr_nodes, self.memmap.nr_zones + 1), 255, np.uint8)
+        for (node, thisnode), zones in zonelists.items():
+            rows[node + (self.nr_nodes if thisnode else 0), : len(zones)] = zones
+        self.zonelists_array = rows
+        self.zonelists = rows
+
+    def _init_gfp_zones(self):
+        """Zone index for each combination of the zone bits of gfp.
+
+        Source: include/linux/gfp.h:GFP_ZONE_TABLE @6.1.192
+        """
+        names = self.memmap.zone_names
+        normal = names.index("Normal")
+        highmem = names.index("HighMem") if "HighMem" in names else normal
+        dma32 = names.index("DMA32") if "DMA32" in names else normal
+        dma = names.index("DMA") if "DMA" in names else normal
+        movable = names.index("Movable")
+        table = dict.fromkeys(range(16), 0)
+        table.update({0: normal, 1: dma, 2: highmem, 4: dma32, 8: normal, 9: dma, 10: movable, 12: dma32})
+        for bits, zone in table.items():
+            self.gfp_zones[bits] = zone
+
+    # -- watermarks ---------------------------------------------------------
+
+    def watermark_ok(self, z, order, mark, highest_zoneidx, alloc_flags, free_pages):
+        """Whether `free_pages` leave the watermark intact and a block of `order` exists.
+
+        Source: mm/page_alloc.c:__zone_watermark_ok, __zone_watermark_unusable_free @6.1.192
+        """
+        minimum: cython.long = mark
+        o: cython.uint
+        mt: cython.uint
+        head: cython.uint
+        free_pages -= (cython.cast(cython.long, 1) << order) - 1
+        if not alloc_flags & ALLOC_RESERVES:
+            free_pages -= z.nr_reserved_highatomic
+        if self.cma and not alloc_flags & ALLOC_CMA:
+            free_pages -= z.free_cma_pages
+        if alloc_flags & ALLOC_RESERVES:
+            if alloc_flags & ALLOC_MIN_RESERVE:
+                minimum -= minimum // 2
+                if alloc_flags & ALLOC_NON_BLOCK:
+                    minimum -= minimum // 4
+            if alloc_flags & ALLOC_OOM:
+                minimum -= minimum // 2
+        if free_pages <= minimum + z.lowmem_reserve[highest_zoneidx]:
+            return False
+        if not order:
+            return True
+        for o in range(order, MAX_ORDER):
+            if not z.nr_free[o]:
+                continue
+            for mt in range(MIGRATE_TYPES):
+                if mt == MIGRATE_ISOLATE:
+                    continue
+                if mt == MIGRATE_CMA and not alloc_flags & ALLOC_CMA:
+                    continue
+                if mt == MIGRATE_HIGHATOMIC and not alloc_flags & (ALLOC_HIGHATOMIC | ALLOC_OOM):
+                    continue
+                head = z.lists + o * MIGRATE_TYPES + mt
+                if self.pages[head].next != head:
+                    return True
+        return False
+
+    def watermark_fast(self, z, order, mark, highest_zoneidx, alloc_flags, gfp):
+        """The same for the zone as it is, with a short cut for single pages.
+
+        Source: mm/page_alloc.c:zone_watermark_fast @6.1.192
+        """
+        free_pages: cython.long = z.free_pages
+        usable: cython.long
+        if not order:
+            usable = free_pages
+            if not alloc_flags & ALLOC_RESERVES:
+                usable -= min(usable, z.nr_reserved_highatomic)
+            if self.cma and not alloc_flags & ALLOC_CMA:
+                usable -= min(usable, z.free_cma_pages)
+            if usable > mark + z.lowmem_reserve[highest_zoneidx]:
+                return True
+        if self.watermark_ok(z, order, mark, highest_zoneidx, alloc_flags, free_pages):
+            return True
+        if (
+            not order
+            and gfp & GFP_ATOMIC_BIT
+            and z.watermark_boost
+            and (alloc_flags & ALLOC_WMARK_MASK) == ALLOC_WMARK_MIN
+        ):
+            # the boost is kswapd's business, not an atomic request's
+            return self.watermark_ok(z, order, z.watermark[WMARK_MIN], highest_zoneidx, alloc_flags, free_pages)
+        return False
+
+    # -- taking pages -------------------------------------------------------
+
+    def rmqueue_pcplist(self, zone, order, alloc_flags, migratetype, decay):
+        """Take a block from this CPU's list, refilled from the zone if empty.
+
+        Source: mm/page_alloc.c:rmqueue_pcplist, __rmqueue_pcplist @6.1.192
+        """
+        pcp: cython.pointer(PerCpuPages) = cython.address(self.pagesets[self.zones[zone].pageset + self.cpu])
+        pindex: cython.uint = 3 * order + migratetype
+        head: cython.uint
+        pfn: cython.uint
+        batch: cython.int
+        if order > PAGE_ALLOC_COSTLY_ORDER:
+            pindex = NR_LOWORDER_PCP_LISTS + (migratetype == MIGRATE_MOVABLE)
+        if decay:
+            pcp.free_factor >>= 1
+        head = pcp.lists + pindex
+        pfn = self.pages[head].next
+        if pfn == head:
+            batch = pcp.batch
+            if batch > 1:
+                batch = max(batch >> order, 2)
+            pcp.count += self.rmqueue_bulk(zone, order, batch, head, migratetype, alloc_flags) << order
+            pfn = self.pages[head].next
+            if pfn == head:
+                return _NONE
+        list_del(self.pages, pfn)
+        pcp.count -= 1 << order
+        return pfn
+
+    def rmqueue_buddy(self, zone, order, alloc_flags, migratetype):
+        """Take a block from the zone itself.
+
+        Source: mm/page_alloc.c:rmqueue_buddy @6.1.192
+        """
+        pfn: cython.uint = _NONE
+        if alloc_flags & ALLOC_HIGHATOMIC:
+            pfn = self.rmqueue_smallest(zone, order, MIGRATE_HIGHATOMIC)
+        if pfn == _NONE:
+            pfn = self.rmqueue_zone(zone, order, migratetype, alloc_flags)
+            if pfn == _NONE and alloc_flags & (ALLOC_OOM | ALLOC_NON_BLOCK):
+                pfn = self.rmqueue_smallest(zone, order, MIGRATE_HIGHATOMIC)
+            if pfn == _NONE:
+                return _NONE
+        self.mod_free_pages(zone, -(cython.cast(cython.long, 1) << order))
+        if self.pages[pfn].migratetype == MIGRATE_CMA:
+            self.mod_free_cma_pages(zone, -(cython.cast(cython.long, 1) << order))
+        return pfn
+
+    def rmqueue(self, zone, order, alloc_flags, migratetype):
+        """Take a block from one zone, by way of the per-CPU lists where the order has any.
+
+        Source: mm/page_alloc.c:rmqueue @6.1.192
+        """
+        pfn: cython.uint = _NONE
+        if order <= PAGE_ALLOC_COSTLY_ORDER or (self.pcp_thp and order == self.pageblock_order):
+            if not self.cma or alloc_flags & ALLOC_CMA or migratetype != MIGRATE_MOVABLE:
+                pfn = self.rmqueue_pcplist(zone, order, alloc_flags, migratetype, True)
+        if pfn == _NONE:
+            pfn = self.rmqueue_buddy(zone, order, alloc_flags, migratetype)
+        if self.zones[zone].flags & ZONE_BOOSTED_WATERMARK:
+            self.zones[zone].flags &= ~ZONE_BOOSTED_WATERMARK
+            self.hooks.wakeup_kswapd(zone, 0, 0, zone % MAX_NR_ZONES)
+        return pfn
+
+    def prep_new_page(self, pfn, order, gfp, alloc_flags):
+        """Make a taken block an allocated one, compound if asked.
+
+        Source: mm/page_alloc.c:prep_new_page, prep_compound_page @6.1.192
+        """
+        page: cython.pointer(Page) = cython.address(self.pages[pfn])
+        tail: cython.uint
+        page.kind = PG_ALLOCATED
+        page.flags = PGF_PFMEMALLOC if alloc_flags & ALLOC_NO_WATERMARKS else 0
+        if order and gfp & GFP_COMP_BIT:
+            page.flags |= PGF_HEAD
+            for tail in range(pfn + 1, pfn + (cython.cast(cython.uint, 1) << order)):
+                self.pages[tail].kind = PG_TAIL
+                self.pages[tail].head = pfn
+        return 0
+
+    def first_zone(self, ac):
+        """Position of the first zone of the zonelist that the request may use, or -1."""
+        i: cython.int = 0
+        zone: cython.uchar
+        while True:
+            zone = self.zonelists[ac.row, i]
+            if zone == 255:
+                return -1
+            if zone % MAX_NR_ZONES <= ac.highest_zoneidx:
+                return i
+            i += 1
+
+    def alloc_flags_nofragment(self, ac, gfp):
+        """ALLOC_KSWAPD as gfp has it, and ALLOC_NOFRAGMENT where Normal is preferred.
+
+        Source: mm/page_alloc.c:alloc_flags_nofragment @6.1.192
+        """
+        flags: cython.uint = gfp & GFP_KSWAPD_RECLAIM_BIT
+        zone: cython.uint
+        if not self.memmap.has_dma32 or ac.preferred < 0:
+            return flags
+        zone = self.zonelists[ac.row, ac.preferred]
+        if zone % MAX_NR_ZONES != self.memmap.zone_normal:
+            return flags
+        if self.nr_nodes > 1 and not self.zones[zone - 1].present:
+            return flags
+        return flags | ALLOC_NOFRAGMENT
+
+    def get_page_from_freelist(self, gfp, order, alloc_flags, ac):
+        """Walk the zonelist and take a block from the first zone with enough free.
+
+        Source: mm/page_alloc.c:get_page_from_freelist @6.1.192
+        Differs: no cpusets, no dirty-page spreading, no node reclaim (off by default).
+        """
+        i: cython.int
+        zone: cython.uint
+        preferred_zone: cython.uint
+        pfn: cython.uint
+        z: cython.pointer(Zone)
+        no_fallback: cython.bint
+        restart: cython.bint
+        if ac.preferred < 0:
+            return _NONE
+        preferred_zone = self.zonelists[ac.row, ac.preferred]
+        while True:
+            no_fallback = (alloc_flags & ALLOC_NOFRAGMENT) != 0
+            restart = False
+            i = ac.preferred
+            while True:
+                zone = self.zonelists[ac.row, i]
+                i += 1
+                if zone == 255:
+                    break
+                if zone % MAX_NR_ZONES > ac.highest_zoneidx:
+                    continue
+                z = cython.address(self.zones[zone])
+                if (
+                    no_fallback
+                    and self.nr_nodes > 1
+                    and zone != preferred_zone
+                    and z.node != self.zones[preferred_zone].node
+                ):
+                    # a local block of another type is better than a remote one
+                    restart = True
+                    break
+                if not self.watermark_fast(
+                    z,
+                    order,
+                    z.watermark[alloc_flags & ALLOC_WMARK_MASK] + z.watermark_boost,
+                    ac.highest_zoneidx,
+                    alloc_flags,
+                    gfp,
+                ) and not alloc_flags & ALLOC_NO_WATERMARKS:
+                    continue
+                pfn = self.rmqueue(zone, order, alloc_flags, ac.migratetype)
+                if pfn != _NONE:
+                    self.prep_new_page(pfn, order, gfp, alloc_flags)
+                    if alloc_flags & ALLOC_HIGHATOMIC:
+                        self.reserve_highatomic_pageblock(pfn, zone)
+                    return pfn
+            if not restart and not no_fallback:
+                return _NONE
+            alloc_flags &= ~cython.cast(cython.uint, ALLOC_NOFRAGMENT)
+
+    def prepare(self, ac, node, gfp):
+        """Fill the request's context from its gfp.
+
+        Source: mm/page_alloc.c:prepare_alloc_pages, include/linux/gfp.h:gfp_migratetype @6.1.192
+        """
+        if node < 0:
+            node = self.node
+        ac.highest_zoneidx = self.gfp_zones[gfp & 15]
+        ac.row = node + (self.nr_nodes if gfp & GFP_THISNODE_BIT else 0)
+        ac.migratetype = MIGRATE_UNMOVABLE if self.page_group_by_mobility_disabled else (gfp >> 3) & 3
+        ac.preferred = self.first_zone(ac)
+        return 0
+
+    def alloc_pages_node(self, node, gfp, order):
+        ac: AllocContext
+        pfn: cython.uint
+        alloc_flags: cython.uint = ALLOC_WMARK_LOW
+        if order >= MAX_ORDER:
+            self.nr_failed += 1
+            return _NONE
+        self.prepare(cython.address(ac), node, gfp)
+        if self.cma and ac.migratetype == MIGRATE_MOVABLE:
+            alloc_flags |= ALLOC_CMA
+        alloc_flags |= self.alloc_flags_nofragment(cython.address(ac), gfp)
+        pfn = self.get_page_from_freelist(gfp, order, alloc_flags, cython.address(ac))
+        if pfn == _NONE:
+            pfn = self.slowpath(gfp, order, cython.address(ac))
+            if pfn == _NONE:
+                self.nr_failed += 1
+        return pfn
+
+    # -- the slow path ------------------------------------------------------
+
+    def gfp_to_alloc_flags(self, gfp, order, migratetype):
+        """What the request may do beyond the low watermark.
+
+        Source: mm/page_alloc.c:gfp_to_alloc_flags @6.1.192
+        Differs: no real-time tasks.
+        """
+        flags: cython.uint = ALLOC_WMARK_MIN | ALLOC_CPUSET
+        flags |= gfp & (GFP_HIGH_BIT | GFP_KSWAPD_RECLAIM_BIT)
+        if not gfp & GFP_DIRECT_RECLAIM_BIT:
+            if not gfp & GFP_NOMEMALLOC_BIT:
+                flags |= ALLOC_NON_BLOCK
+                if order > 0 and flags & ALLOC_MIN_RESERVE:
+                    flags |= ALLOC_HIGHATOMIC
+            if flags & ALLOC_MIN_RESERVE:
+                flags &= ~cython.cast(cython.uint, ALLOC_CPUSET)
+        if self.cma and migratetype == MIGRATE_MOVABLE:
+            flags |= ALLOC_CMA
+        return flags
+
+    def wake_all_kswapds(self, order, gfp, ac):
+        i: cython.int = 0
+        zone: cython.uint
+        last_node: cython.int = -1
+        while True:
+            zone = self.zonelists[ac.row, i]
+            i += 1
+            if zone == 255:
+                return 0
+            if zone % MAX_NR_ZONES > ac.highest_zoneidx or not self.zones[zone].managed:
+                continue
+            if self.zones[zone].node != last_node:
+                last_node = self.zones[zone].node
+                self.hooks.wakeup_kswapd(zone, gfp, order, ac.highest_zoneidx)
+
+    def slowpath(self, gfp, order, ac):
+        """The second and later attempts, after the low watermark refused.
+
+        Source: mm/page_alloc.c:__alloc_pages_slowpath @6.1.192
+        Differs: no cpusets; what happens inside reclaim, compaction and OOM is
+        up to the hooks.
+        """
+        pfn: cython.uint
+        alloc_flags: cython.uint
+        reserve_flags: cython.uint
+        can_reclaim: cython.bint = (gfp & GFP_DIRECT_RECLAIM_BIT) != 0
+        costly: cython.bint = order > PAGE_ALLOC_COSTLY_ORDER
+        if gfp & GFP_ATOMIC_BIT and can_reclaim:
+            gfp &= ~cython.cast(cython.uint, GFP_ATOMIC_BIT)
+        alloc_flags = self.gfp_to_alloc_flags(gfp, order, ac.migratetype)
+        if ac.preferred >= 0:
+            if alloc_flags & ALLOC_KSWAPD:
+                self.wake_all_kswapds(order, gfp, ac)
+            pfn = self.get_page_from_freelist(gfp, order, alloc_flags, ac)
+            if pfn != _NONE:
+                return pfn
+            if can_reclaim:
+                return self.slowpath_reclaim(gfp, order, alloc_flags, ac)
+            pfn = self.retry_with_reserves(gfp, order, cython.address(alloc_flags), ac)
+            if pfn != _NONE:
+                return pfn
+        self.hooks.warn_alloc(self.request(gfp, order, alloc_flags, ac))
+        return _NONE
+
+    def request(self, gfp, order, alloc_flags, ac):
+        return Request(gfp, order, alloc_flags, ac.row % self.nr_nodes, ac.highest_zoneidx, ac.migratetype)
+
+    def retry_with_reserves(self, gfp, order, alloc_flags, ac):
+        """One round of the slow path's loop up to the point where it would reclaim."""
+        reserve_flags: cython.uint = self.pfmemalloc_flags(gfp)
+        if alloc_flags[0] & ALLOC_KSWAPD:
+            self.wake_all_kswapds(order, gfp, ac)
+        if reserve_flags:
+            alloc_flags[0] = reserve_flags | (alloc_flags[0] & ALLOC_KSWAPD)
+            if self.cma and ac.migratetype == MIGRATE_MOVABLE:
+                alloc_flags[0] |= ALLOC_CMA
+        return self.get_page_from_freelist(gfp, order, alloc_flags[0], ac)
+
+    def slowpath_reclaim(self, gfp, order, alloc_flags, ac):
+        """The slow path of a request that may sleep.
+
+        Source: mm/page_alloc.c:__alloc_pages_slowpath from its compaction on @6.1.192
+        """
+        pfn: cython.uint
+        costly: cython.bint = order > PAGE_ALLOC_COSTLY_ORDER
+        can_compact: cython.bint = (gfp & GFP_IO_BIT) != 0
+        no_progress: cython.int = 0
+        compactions: cython.int = 0
+        priority: cython.int = 1  # COMPACT_PRIO_SYNC_LIGHT
+        request = self.request(gfp, order, alloc_flags, ac)
+        result = CompactResult.SKIPPED
+        if can_compact and not self.pfmemalloc_flags(gfp) and (
+            costly or (order > 0 and ac.migratetype != MIGRATE_MOVABLE)
+        ):
+            result = self.hooks.direct_compact(request, 2)
+            if result != CompactResult.SKIPPED:
+                pfn = self.get_page_from_freelist(gfp, order, alloc_flags, ac)
+                if pfn != _NONE:
+                    return pfn
+            if costly and gfp & GFP_NORETRY_BIT:
+                if result in (CompactResult.SKIPPED, CompactResult.DEFERRED) or gfp & GFP_THISNODE_BIT:
+                    return self.nopage(request)
+                priority = 2  # COMPACT_PRIO_ASYNC
+        while True:
+            pfn = self.retry_with_reserves(gfp, order, cython.address(alloc_flags), ac)
+            if pfn != _NONE:
+                return pfn
+            if self.task_flags & PF_MEMALLOC:
+                if gfp & GFP_NOFAIL_BIT and self.hooks.wait(request):
+                    continue
+                return self.nopage(request)
+            progress = self.hooks.direct_reclaim(request)
+            if progress:
+                pfn = self.get_page_from_freelist(gfp, order, alloc_flags, ac)
+                if pfn == _NONE:
+                    self.unreserve_highatomic(ac, False)
+                    self.drain_all_pages()
+                    pfn = self.get_page_from_freelist(gfp, order, alloc_flags, ac)
+                if pfn != _NONE:
+                    return pfn
+            if order:
+                result = self.hooks.direct_compact(request, priority)
+                if result != CompactResult.SKIPPED:
+                    pfn = self.get_page_from_freelist(gfp, order, alloc_flags, ac)
+                    if pfn != _NONE:
+                        return pfn
+            if not gfp & GFP_NORETRY_BIT and not (
+                costly and not (can_compact and gfp & GFP_RETRY_MAYFAIL_BIT)
+            ):
+                no_progress = 0 if progress and not costly else no_progress + 1
+                if self.should_reclaim_retry(order, alloc_flags, no_progress, ac):
+                    continue
+                if order and progress and can_compact and self.hooks.should_compact_retry(request, result, compactions):
+                    compactions += 1
+                    continue
+                pfn = self.get_page_from_freelist(
+                    (gfp | GFP_HARDWALL_BIT) & ~cython.cast(cython.uint, GFP_DIRECT_RECLAIM_BIT),
+                    order,
+                    ALLOC_WMARK_HIGH | ALLOC_CPUSET,
+                    ac,
+                )
+                if pfn != _NONE:
+                    return pfn
+                if self.may_oom(gfp, order, ac):
+                    if self.hooks.out_of_memory(request):
+                        if gfp & GFP_NOFAIL_BIT:
+                            pfn = self.get_page_from_freelist(gfp, order, ALLOC_NO_WATERMARKS, ac)
+                            if pfn != _NONE:
+                                return pfn
+                        no_progress = 0
+                        continue
+            if not gfp & GFP_NOFAIL_BIT:
+                return self.nopage(request)
+            pfn = self.get_page_from_freelist(gfp, order, ALLOC_MIN_RESERVE, ac)
+            if pfn != _NONE:
+                return pfn
+            if not self.hooks.wait(request):
+                return self.nopage(request)
+
+    def nopage(self, request):
+        """Fail, or say that the kernel would never return.
+
+        Raises
+        ------
+        RuntimeError
+            For a ``__GFP_NOFAIL`` request: the kernel loops forever here.
+        """
+        if request.gfp & GFP_NOFAIL_BIT:
+            raise RuntimeError(
+                f"order-{request.order} __GFP_NOFAIL request cannot be met: nothing is left to reclaim, "
+                "the kernel would loop forever"
+            )
+        self.hooks.warn_alloc(request)
+        return _NONE
+
+    def may_oom(self, gfp, order, ac):
+        """Whether the OOM killer may be asked.
+
+        Source: mm/page_alloc.c:__alloc_pages_may_oom @6.1.192
+        """
+        return not (
+            order > PAGE_ALLOC_COSTLY_ORDER
+            or gfp & (GFP_RETRY_MAYFAIL_BIT | GFP_THISNODE_BIT)
+            or cython.cast(cython.int, ac.highest_zoneidx) < self.memmap.zone_normal
+        )
+
+    def should_reclaim_retry(self, order, alloc_flags, no_progress, ac):
+        """Whether the request could be met if all that is reclaimable were reclaimed.
+
+        Source: mm/page_alloc.c:should_reclaim_retry @6.1.192
+        """
+        i: cython.int = 0
+        zone: cython.uint
+        if no_progress <= MAX_RECLAIM_RETRIES:
+            while self.zonelists[ac.row, i] != 255:
+                zone = self.zonelists[ac.row, i]
+                i += 1
+                if zone % MAX_NR_ZONES > ac.highest_zoneidx:
+                    continue
+                available = self.hooks.zone_reclaimable_pages(zone) + self.zone_page_state_snapshot(zone)
+                if self.watermark_ok(
+                    cython.address(self.zones[zone]),
+                    order,
+                    self.zones[zone].watermark[WMARK_MIN] + self.zones[zone].watermark_boost,
+                    ac.highest_zoneidx,
+                    alloc_flags,
+                    available,
+                ):
+                    return True
+        return self.unreserve_highatomic(ac, True)
+
+    def unreserve_highatomic(self, ac, force):
+        """Give a reserved page block of an eligible zone back; whether pages moved.
+
+        Source: mm/page_alloc.c:unreserve_highatomic_pageblock @6.1.192
+        """
+        i: cython.int = 0
+        zone: cython.uint
+        while self.zonelists[ac.row, i] != 255:
+            zone = self.zonelists[ac.row, i]
+            i += 1
+            if zone % MAX_NR_ZONES <= ac.highest_zoneidx and self.unreserve_highatomic_zone(
+                zone, ac.migratetype, force
+            ):
+                return True
+        return False
+
+    def pfmemalloc_flags(self, gfp):
+        """ALLOC_NO_WATERMARKS for those who help to free memory.
+
+        Source: mm/page_alloc.c:__gfp_pfmemalloc_flags @6.1.192
+        """
+        if gfp & GFP_NOMEMALLOC_BIT:
+            return 0
+        if gfp & GFP_MEMALLOC_BIT or self.task_flags & PF_MEMALLOC:
+            return ALLOC_NO_WATERMARKS
+        return 0
+
+    def zone_page_state_snapshot(self, zone):
+        """NR_FREE_PAGES of a zone with what the CPUs have not folded in yet.
+
+        Source: include/linux/vmstat.h:zone_page_state_snapshot @6.1.192
+        """
+        total: cython.long = self.zones[zone].free_pages
+        cpu: cython.int
+        for cpu in range(self.nr_cpus):
+            total += self.pagesets[self.zones[zone].pageset + cpu].stat_diff
+        return max(total, 0)
+
+    # -- giving pages back --------------------------------------------------
+
+    def free_pages_prepare(self, pfn, order):
+        """Check that the block is an allocated one and undo its preparation.
+
+        Returns 0, or -2 with an exception where the kernel reports a bad page.
+
+        Source: mm/page_alloc.c:free_pages_prepare @6.1.192
+        """
+        page: cython.pointer(Page)
+        tail: cython.uint
+        if pfn >= self.memmap.nr_frames or order >= MAX_ORDER:
+            raise ValueError(f"no block of order {order} at frame {pfn}")
+        page = cython.address(self.pages[pfn])
+        if page.kind != PG_ALLOCATED and page.kind != PG_SLAB and page.kind != PG_LARGE:
+            raise ValueError(f"frame {pfn} is not the head of an allocated block: freed twice, or never allocated")
+        if page.order != order:
+            raise ValueError(f"frame {pfn} was allocated with order {page.order}, not {order}")
+        if page.flags & PGF_HEAD:
+            for tail in range(pfn + 1, pfn + (cython.cast(cython.uint, 1) << order)):
+                self.pages[tail].kind = PG_FREE
+        page.flags = 0
+        return 0
+
+    def free_pages_order(self, pfn, order):
+        """Source: mm/page_alloc.c:__free_pages, free_the_page @6.1.192"""
+        self.free_pages_prepare(pfn, order)
+        if order <= PAGE_ALLOC_COSTLY_ORDER or (self.pcp_thp and order == self.pageblock_order):
+            return self.free_unref_page(pfn, order)
+        return self.free_to_buddy(pfn, order, FPI_NONE)
+
+    def free_to_buddy(self, pfn, order, fpi):
+        """Source: mm/page_alloc.c:__free_pages_ok, free_one_page @6.1.192"""
+        return self.free_one_page(
+            pfn, self.pages[pfn].zone, order, self.pageblocks[pfn >> self.pageblock_order], fpi
+        )
+
+    def free_unref_page(self, pfn, order):
+        """Put a block on this CPU's list, and some of the list back into the zone if it is full.
+
+        Source: mm/page_alloc.c:free_unref_page, free_unref_page_commit @6.1.192
+        """
+        page: cython.pointer(Page) = cython.address(self.pages[pfn])
+        zone: cython.uint = page.zone
+        z: cython.pointer(Zone) = cython.address(self.zones[zone])
+        pcp: cython.pointer(PerCpuPages) = cython.address(self.pagesets[z.pageset + self.cpu])
+        migratetype: cython.uint = self.pageblocks[pfn >> self.pageblock_order]
+        pindex: cython.int
+        high: cython.int
+        free_high: cython.bint
+        page.migratetype = migratetype
+        if migratetype >= MIGRATE_PCPTYPES:
+            if migratetype == MIGRATE_ISOLATE:
+                return self.free_one_page(pfn, zone, order, migratetype, FPI_NONE)
+            migratetype = MIGRATE_MOVABLE
+        pindex = 3 * order + migratetype
+        if order > PAGE_ALLOC_COSTLY_ORDER:
+            pindex = NR_LOWORDER_PCP_LISTS + (migratetype == MIGRATE_MOVABLE)
+        page.kind = PG_PCP
+        list_add(self.pages, pcp.lists + pindex, pfn)
+        pcp.count += 1 << order
+        free_high = pcp.free_factor and order and order <= PAGE_ALLOC_COSTLY_ORDER
+        high = 0 if free_high else pcp.high
+        if high and z.flags & ZONE_RECLAIM_ACTIVE:
+            high = min(pcp.batch << 2, high)
+        if pcp.count >= high:
+            self.free_pcppages_bulk(zone, self.nr_pcp_free(pcp, high, free_high), pcp, pindex)
+        return 0
+
+    def nr_pcp_free(self, pcp, high, free_high):
+        """How many pages to move from the per-CPU lists to the zone.
+
+        Doubles with each time in a row.
+
+        Source: mm/page_alloc.c:nr_pcp_free @6.1.192
+        """
+        batch: cython.int = pcp.batch
+        most: cython.int = high - batch
+        if free_high:
+            return pcp.count
+        if high < batch:
+            return 1
+        batch <<= pcp.free_factor
+        if batch < most and pcp.free_factor < PCP_BATCH_SCALE_MAX:
+            pcp.free_factor += 1
+        return min(max(batch, pcp.batch), most)
+
+    def free_pcppages_bulk(self, zone, count, pcp, pindex):
+        """Move `count` pages from the tails of the per-CPU lists to the zone.
+
+        Starts at list `pindex` and empties one list after the other; lists
+        found empty at either end are not looked at again.
+
+        Source: mm/page_alloc.c:free_pcppages_bulk @6.1.192
+        """
+        low: cython.int = 0
+        high: cython.int = NR_PCP_LISTS - 1
+        head: cython.uint
+        pfn: cython.uint
+        order: cython.uint
+        mt: cython.uint
+        count = min(pcp.count, count)
+        pindex -= 1
+        while count > 0:
+            while True:
+                pindex += 1
+                if pindex > high:
+                    pindex = low
+                head = pcp.lists + pindex
+                if self.pages[head].next != head:
+                    break
+                if pindex == high:
+                    high -= 1
+                if pindex == low:
+                    low += 1
+                if low > high:
+                    raise RuntimeError(f"zone {zone}: per-CPU lists hold fewer pages than their count says")
+            order = self.pageblock_order if pindex >= NR_LOWORDER_PCP_LISTS else pindex // 3
+            while count > 0:
+                pfn = self.pages[head].prev
+                if pfn == head:
+                    break
+                list_del(self.pages, pfn)
+                count -= 1 << order
+                pcp.count -= 1 << order
+                mt = self.pages[pfn].migratetype
+                if self.zones[zone].nr_isolate_pageblock:
+                    mt = self.pageblocks[pfn >> self.pageblock_order]
+                self.free_one_page(pfn, zone, order, mt, FPI_NONE)
+        return 0
+
+    def drain_pages(self, cpu=None):
+        """Empty a CPU's lists of all zones, run on that CPU (the current one if None).
+
+        Source: mm/page_alloc.c:drain_local_pages, drain_pages_zone @6.1.192
+        """
+        zone: cython.uint
+        pcp: cython.pointer(PerCpuPages)
+        here: cython.int = self.cpu
+        self.cpu = here if cpu is None else cpu
+        if not 0 <= self.cpu < self.nr_cpus:
+            self.cpu = here
+            raise ValueError(f"no CPU {cpu}")
+        for zone in range(self.memmap.nr_zones):
+            pcp = cython.address(self.pagesets[self.zones[zone].pageset + self.cpu])
+            while pcp.count:
+                self.free_pcppages_bulk(zone, min(pcp.count, pcp.batch << PCP_BATCH_SCALE_MAX), pcp, 0)
+        self.cpu = here
+
+    def drain_all_pages(self):
+        """Empty the lists of all CPUs.
+
+        Source: mm/page_alloc.c:drain_all_pages @6.1.192
+        """
+        for cpu in range(self.nr_cpus):
+            self.drain_pages(cpu)
+
+    # -- the calls ----------------------------------------------------------
+
+    def alloc_pages(self, gfp, order, node=-1):
+        """Allocate 2**`order` frames; the first one's number, or -1 if it failed.
+
+        Source: mm/page_alloc.c:__alloc_pages @6.1.192
+        """
+        pfn: cython.uint
+        _check_request(gfp, order, node, self.nr_nodes)
+        pfn = self.alloc_pages_node(node, gfp, order)
+        return NO_FRAME if pfn == _NONE else pfn
+
+    def free_pages(self, pfn, order):
+        """Free a block that :meth:`alloc_pages` returned.
+
+        Raises
+        ------
+        ValueError
+            If no block of this order was allocated there.
+        """
+        if pfn < 0 or order < 0:
+            raise ValueError(f"no block of order {order} at frame {pfn}")
+        self.free_pages_order(pfn, order)
+
+    def split_page(self, pfn, order):
+        """Make an allocated block 2**`order` single pages, each to be freed alone.
+
+        Source: mm/page_alloc.c:split_page @6.1.192
+        """
+        i: cython.uint
+        first: cython.uint = pfn
+        if self.pages[first].kind != PG_ALLOCATED or self.pages[first].order != order:
+            raise ValueError(f"frame {pfn} is not an allocated block of order {order}")
+        if self.pages[first].flags & PGF_HEAD:
+            raise ValueError(f"frame {pfn} heads a compound page, which cannot be split")
+        for i in range(first, first + (1 << order)):
+            self.pages[i].kind = PG_ALLOCATED
+            self.pages[i].order = 0
+            self.pages[i].flags = 0
+
+    def alloc_pages_exact(self, nr_pages, gfp, node=-1):
+        """Allocate `nr_pages` contiguous frames, giving back the rest of the block.
+
+        Each frame is to be freed alone, with order 0.
+
+        Source: mm/page_alloc.c:alloc_pages_exact, make_alloc_exact @6.1.192
+        """
+        first: cython.uint
+        i: cython.uint
+        if nr_pages < 1:
+            raise ValueError(f"cannot allocate {nr_pages} pages")
+        order = (nr_pages - 1).bit_length()
+        gfp &= ~(GFP_COMP_BIT | GFP_HIGHMEM_BIT)
+        pfn = self.alloc_pages(gfp, order, node)
+        if pfn == NO_FRAME:
+            return NO_FRAME
+        first = pfn
+        self.split_page(pfn, order)
+        for i in range(first + nr_pages, first + (1 << order)):
+            self.free_pages_prepare(i, 0)
+            self.free_to_buddy(i, 0, FPI_TO_TAIL)
+        return pfn
+
+    def alloc_pages_bulk(self, gfp, nr_pages, node=-1):
+        """Allocate up to `nr_pages` single frames at once; a list of them.
+
+        At least one is tried by every means; the rest only while the zone is
+        above its low watermark.
+
+        Source: mm/page_alloc.c:__alloc_pages_bulk @6.1.192
+        """
+        ac: AllocContext
+        i: cython.int
+        zone: cython.uint = 255
+        pfn: cython.uint
+        preferred: cython.uint
+        z: cython.pointer(Zone)
+        frames = []
+        _check_request(gfp, 0, node, self.nr_nodes)
+        if nr_pages <= 0:
+            return frames
+        self.prepare(cython.address(ac), node, gfp)
+        if nr_pages > 1 and ac.preferred >= 0:
+            i = ac.preferred
+            preferred = self.zonelists[ac.row, i]
+            while True:
+                zone = self.zonelists[ac.row, i]
+                i += 1
+                if zone == 255:
+                    break
+                if zone % MAX_NR_ZONES > ac.highest_zoneidx:
+                    continue
+                z = cython.address(self.zones[zone])
+                if z.node != self.zones[preferred].node:
+                    zone = 255
+                    break
+                if self.watermark_fast(
+                    z,
+                    0,
+                    z.watermark[ALLOC_WMARK_LOW] + z.watermark_boost + nr_pages,
+                    preferred % MAX_NR_ZONES,
+                    self._bulk_flags(ac.migratetype),
+                    gfp,
+                ):
+                    break
+        while zone != 255 and len(frames) < nr_pages:
+            pfn = self.rmqueue_pcplist(zone, 0, self._bulk_flags(ac.migratetype), ac.migratetype, False)
+            if pfn == _NONE:
+                break
+            self.prep_new_page(pfn, 0, gfp, 0)
+            frames.append(pfn)
+        if not frames:
+            pfn = self.alloc_pages_node(node, gfp, 0)
+            if pfn != _NONE:
+                frames.append(pfn)
+        return frames
+
+    def _bulk_flags(self, migratetype):
+        return ALLOC_WMARK_LOW | (ALLOC_CMA if self.cma and migratetype == MIGRATE_MOVABLE else 0)
+
+    def free_pages_core(self, pfn, order):
+        """Give a block to its zone for the first time, at boot.
+
+        Source: mm/page_alloc.c:__free_pages_core @6.1.192
+        """
+        first: cython.uint = pfn
+        nr_pages: cython.uint = 1 << order
+        self.zones[self.pages[first].zone].managed += nr_pages
+        self.free_to_buddy(first, order, FPI_TO_TAIL)
+
+    def page_info(self, pfn):
+        """What frame `pfn` is, as a dict with the fields of its record."""
+        if not 0 <= pfn < self.memmap.nr_frames:
+            raise ValueError(f"no frame {pfn}")
+        record = self.memmap.pages_array[pfn]
+        return {name: int(record[name]) for name in record.dtype.names}
+
+
+def _check_request(gfp, order, node, nr_nodes):
+    if not 0 <= gfp < 1 << 32:
+        raise ValueError(f"gfp {gfp:#x} is not a 32-bit mask")
+    if gfp & 0x18 == 0x18:
+        raise ValueError(f"gfp {gfp:#x}: __GFP_MOVABLE and __GFP_RECLAIMABLE contradict each other")
+    if not 0 <= order < 1 << 31:
+        raise ValueError(f"order {order} is no order")
+    if not -1 <= node < nr_nodes:
+        raise ValueError(f"no node {node}: this machine has {nr_nodes}")
