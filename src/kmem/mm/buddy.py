@@ -30,7 +30,6 @@ from cython.cimports.kmem.mm.page import (
     MIGRATE_RECLAIMABLE,
     MIGRATE_TYPES,
     MIGRATE_UNMOVABLE,
-    NO_PAGE,
     PG_ALLOCATED,
     PG_BUDDY,
     PG_FREE,
@@ -42,9 +41,9 @@ from cython.cimports.kmem.mm.page import (
     list_del,
 )
 
-from kmem.mm.page import NO_PAGE as _NO_PAGE
+from kmem.mm.page import NO_PAGE
 
-NO_PAGE = _NO_PAGE
+_NONE = cython.declare(cython.uint, NO_PAGE)
 
 
 @cython.cfunc
@@ -146,7 +145,7 @@ class Buddy:
             if order >= self.pageblock_order:
                 # Free pages of HIGHATOMIC, ISOLATE and CMA blocks are counted by
                 # block: they never merge with pages of another type.
-                buddy_mt = self.pageblocks[buddy_pfn >> self.pageblock_order]
+                buddy_mt = self.pageblocks[(buddy_pfn >> self.pageblock_order) + self.zones[zone].block_offset]
                 if migratetype != buddy_mt and (migratetype >= MIGRATE_PCPTYPES or buddy_mt >= MIGRATE_PCPTYPES):
                     break
             self.del_page_from_free_list(buddy_pfn, zone, order)
@@ -196,7 +195,7 @@ class Buddy:
             self.pages[pfn].order = order
             self.pages[pfn].migratetype = migratetype
             return pfn
-        return NO_PAGE
+        return _NONE
 
     def rmqueue_zone(self, zone, order, migratetype, alloc_flags):
         """Take a block of `order` from the zone, stealing if its type has none.
@@ -208,18 +207,18 @@ class Buddy:
         pfn: cython.uint
         if alloc_flags & ALLOC_CMA and self.zones[zone].free_cma_pages > self.zones[zone].free_pages // 2:
             pfn = self.rmqueue_smallest(zone, order, MIGRATE_CMA)
-            if pfn != NO_PAGE:
+            if pfn != _NONE:
                 return pfn
         while True:
             pfn = self.rmqueue_smallest(zone, order, migratetype)
-            if pfn != NO_PAGE:
+            if pfn != _NONE:
                 return pfn
             if alloc_flags & ALLOC_CMA:
                 pfn = self.rmqueue_smallest(zone, order, MIGRATE_CMA)
-                if pfn != NO_PAGE:
+                if pfn != _NONE:
                     return pfn
             if not self.rmqueue_fallback(zone, order, migratetype, alloc_flags):
-                return NO_PAGE
+                return _NONE
 
     def rmqueue_bulk(self, zone, order, count, head, migratetype, alloc_flags):
         """Move up to `count` blocks to the tail of list `head`; return how many.
@@ -230,7 +229,7 @@ class Buddy:
         pfn: cython.uint
         while allocated < count:
             pfn = self.rmqueue_zone(zone, order, migratetype, alloc_flags)
-            if pfn == NO_PAGE:
+            if pfn == _NONE:
                 break
             self.pages[pfn].kind = PG_PCP
             list_add_tail(self.pages, head, pfn)
@@ -334,7 +333,7 @@ class Buddy:
         Source: mm/page_alloc.c:steal_suitable_fallback @6.1.192
         """
         current: cython.uint = self.pages[pfn].order
-        block: cython.uint = pfn >> self.pageblock_order
+        block: cython.uint = (pfn >> self.pageblock_order) + self.zones[zone].block_offset
         old_type: cython.uint = self.pageblocks[block]
         free_pages: cython.int = 0
         movable: cython.int = 0
@@ -408,9 +407,10 @@ class Buddy:
         limit: cython.long = cython.cast(cython.long, z.managed) // 100 + self.pageblock_nr_pages
         if z.nr_reserved_highatomic >= limit:
             return 0
-        if self.pageblocks[pfn >> self.pageblock_order] < MIGRATE_PCPTYPES:
+        block: cython.uint = (pfn >> self.pageblock_order) + z.block_offset
+        if self.pageblocks[block] < MIGRATE_PCPTYPES:
             z.nr_reserved_highatomic += self.pageblock_nr_pages
-            self.pageblocks[pfn >> self.pageblock_order] = MIGRATE_HIGHATOMIC
+            self.pageblocks[block] = MIGRATE_HIGHATOMIC
             self.move_freepages_block(zone, pfn, MIGRATE_HIGHATOMIC, cython.NULL)
         return 0
 
@@ -423,6 +423,7 @@ class Buddy:
         order: cython.uint
         head: cython.uint
         pfn: cython.uint
+        block: cython.uint
         moved: cython.int
         if not force and z.nr_reserved_highatomic <= self.pageblock_nr_pages:
             return 0
@@ -431,11 +432,12 @@ class Buddy:
             pfn = self.pages[head].next
             if pfn == head:
                 continue
-            if self.pageblocks[pfn >> self.pageblock_order] == MIGRATE_HIGHATOMIC:
+            block = (pfn >> self.pageblock_order) + z.block_offset
+            if self.pageblocks[block] == MIGRATE_HIGHATOMIC:
                 z.nr_reserved_highatomic -= min(
                     cython.cast(cython.long, self.pageblock_nr_pages), z.nr_reserved_highatomic
                 )
-            self.pageblocks[pfn >> self.pageblock_order] = migratetype
+            self.pageblocks[block] = migratetype
             moved = self.move_freepages_block(zone, pfn, migratetype, cython.NULL)
             if moved:
                 return moved

@@ -27,6 +27,7 @@ cdef struct Zone:
     uint32_t lists                # first free-list head: + order * MIGRATE_TYPES + type
     uint32_t pageset              # first page set: + cpu
     uint32_t nr_isolate_pageblock
+    uint32_t block_offset         # added to a page block's number: 0, or the index on FLATMEM
     int32_t stat_threshold
     uint8_t node
     uint8_t index                 # DMA, DMA32, NORMAL ... as MachineConfig counts them
@@ -51,7 +52,7 @@ cdef class MemMap:
     cdef Page[::1] pages
     cdef Zone[::1] zones
     cdef PerCpuPages[::1] pagesets
-    cdef uint8_t[::1] pageblocks            # migrate type of each page block
+    cdef uint8_t[::1] pageblocks            # migrate types: (pfn >> pageblock_order) + Zone.block_offset
     cdef readonly uint32_t nr_frames        # frames 0 .. nr_frames - 1
     cdef readonly uint32_t nr_records       # frames and list heads
     cdef readonly uint32_t next_head        # first list head not handed out yet

@@ -41,6 +41,7 @@ ZONE_DTYPE = np.dtype(
         ("lists", "u4"),
         ("pageset", "u4"),
         ("nr_isolate_pageblock", "u4"),
+        ("block_offset", "u4"),
         ("stat_threshold", "i4"),
         ("node", "u1"),
         ("index", "u1"),
@@ -89,6 +90,10 @@ class MemMap:
         9 on x86-64, 10 on i386 without PAE.
     zone_names : tuple of str
         Names of the zone indexes, lowest first (at most five).
+    flatmem : bool, optional
+        Whether each zone keeps migrate types of its own for a page block that
+        it shares with a neighbour, as FLATMEM kernels (i386) do; with
+        SPARSEMEM (x86-64) they share it.
     spare_heads : int, optional
         List heads to keep free behind those of the zones, for SLUB.
 
@@ -97,7 +102,7 @@ class MemMap:
     Costs 32 bytes a frame, taken lazily from the operating system.
     """
 
-    def __init__(self, nr_frames, nr_nodes, nr_cpus, pageblock_order, zone_names, spare_heads=None):
+    def __init__(self, nr_frames, nr_nodes, nr_cpus, pageblock_order, zone_names, flatmem=False, spare_heads=None):
         if nr_nodes < 1 or nr_cpus < 1:
             raise ValueError("a machine has at least one node and one CPU")
         if not 1 <= len(zone_names) <= MAX_NR_ZONES:
@@ -121,10 +126,10 @@ class MemMap:
             np.zeros(records, PAGE_DTYPE),
             np.zeros(self.nr_zones, ZONE_DTYPE),
             np.zeros(self.nr_zones * nr_cpus, PAGESET_DTYPE),
-            np.full(self.nr_frames >> pageblock_order, MIGRATE_MOVABLE, np.uint8),
+            np.full((self.nr_frames >> pageblock_order) + self.nr_zones, MIGRATE_MOVABLE, np.uint8),
         )
         self.next_head = self.nr_frames
-        self._init_zones()
+        self._init_zones(flatmem)
 
     def attach(self, pages, zones, pagesets, pageblocks):
         """Work on these arrays from now on (NumPy, of the dtypes of this module).
@@ -142,12 +147,13 @@ class MemMap:
         self.pageblocks = pageblocks
         self.nr_records = len(pages)
 
-    def _init_zones(self):
+    def _init_zones(self, flatmem):
         zone: cython.int
         cpu: cython.int
         for zone in range(self.nr_zones):
             self.zones[zone].node = zone // MAX_NR_ZONES
             self.zones[zone].index = zone % MAX_NR_ZONES
+            self.zones[zone].block_offset = zone if flatmem else 0
             self.zones[zone].lists = self.reserve_heads(MAX_ORDER * MIGRATE_TYPES)
             self.zones[zone].pageset = zone * self.nr_cpus
             for cpu in range(self.nr_cpus):
@@ -182,6 +188,14 @@ class MemMap:
     def zone_name(self, zone):
         """Name of the zone numbered `zone`."""
         return self.zone_names[zone % MAX_NR_ZONES]
+
+    def pageblock_slice(self, zone, first_pfn, count):
+        """Migrate types of `count` page blocks from that of `first_pfn` on; a view, dtype uint8.
+
+        Source: mm/page_alloc.c:pfn_to_bitidx, get_pageblock_bitmap @6.1.192
+        """
+        first = (first_pfn >> self.pageblock_order) + int(self.zones_array[zone]["block_offset"])
+        return self.pageblocks_array[first : first + count]
 
     def list_frames(self, head):
         """Frames on the list whose head is record `head`, head first."""

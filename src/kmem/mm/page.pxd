@@ -50,7 +50,6 @@ cdef struct Page:
 
 cdef enum:
     NO_OBJECT = 0xFFFF
-cdef uint32_t NO_PAGE
 
 # A list is circular, as in the kernel.  A record that is on no list may hold any links.
 cdef inline int list_init(Page[::1] pages, uint32_t head) except -1:

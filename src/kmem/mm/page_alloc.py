@@ -680,9 +680,9 @@ class PageAllocator(Buddy):
 
     def free_to_buddy(self, pfn, order, fpi):
         """Source: mm/page_alloc.c:__free_pages_ok, free_one_page @6.1.192"""
-        return self.free_one_page(
-            pfn, self.pages[pfn].zone, order, self.pageblocks[pfn >> self.pageblock_order], fpi
-        )
+        zone: cython.uint = self.pages[pfn].zone
+        block: cython.uint = (pfn >> self.pageblock_order) + self.zones[zone].block_offset
+        return self.free_one_page(pfn, zone, order, self.pageblocks[block], fpi)
 
     def free_unref_page(self, pfn, order):
         """Put a block on this CPU's list, and some of the list back into the zone if it is full.
@@ -693,7 +693,7 @@ class PageAllocator(Buddy):
         zone: cython.uint = page.zone
         z: cython.pointer(Zone) = cython.address(self.zones[zone])
         pcp: cython.pointer(PerCpuPages) = cython.address(self.pagesets[z.pageset + self.cpu])
-        migratetype: cython.uint = self.pageblocks[pfn >> self.pageblock_order]
+        migratetype: cython.uint = self.pageblocks[(pfn >> self.pageblock_order) + z.block_offset]
         pindex: cython.int
         high: cython.int
         free_high: cython.bint
@@ -774,7 +774,7 @@ class PageAllocator(Buddy):
                 pcp.count -= 1 << order
                 mt = self.pages[pfn].migratetype
                 if self.zones[zone].nr_isolate_pageblock:
-                    mt = self.pageblocks[pfn >> self.pageblock_order]
+                    mt = self.pageblocks[(pfn >> self.pageblock_order) + self.zones[zone].block_offset]
                 self.free_one_page(pfn, zone, order, mt, FPI_NONE)
         return 0
 

@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""State dumps of a real kernel: reading them, starting the model from one.
+
+A recording is JSON Lines; a state dump is the run of records between
+``{"t": "dump"}`` and ``{"t": "enddump"}``.  :func:`read_records` yields the
+records of a file with their line numbers, :class:`StateDump` gathers those of
+one dump, and :func:`load_page_allocator` starts a model from it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import orjson
+import zstandard
+
+from kmem.errors import InputError
+from kmem.mm.mmzone import ZONE_NAMES_32, ZONE_NAMES_64, MemMap
+from kmem.mm.page import PAGE_DTYPE
+from kmem.mm.page_alloc import PageAllocator
+
+__all__ = ["StateDump", "load_page_allocator", "open_recording", "read_records"]
+
+Record = dict[str, Any]
+
+_BUDDY, _PCP, _FREE = 1, 2, 7
+_LRU_FLAG = 1
+_MAX_NR_ZONES = 5
+_NR_ORDERS = 11
+_MAX_PFN = 1 << 31
+
+
+def open_recording(path: Path) -> BinaryIO:
+    """Open a file for reading, decompressed by what it begins with (gzip, zstd, xz or plain)."""
+    with path.open("rb") as probe:
+        magic = probe.read(6)
+    if magic[:2] == b"\x1f\x8b":
+        return gzip.open(path)  # type: ignore[return-value]
+    if magic[:4] == b"\x28\xb5\x2f\xfd":
+        return zstandard.open(path, "rb")  # type: ignore[no-any-return]
+    if magic == b"\xfd7zXZ\x00":
+        return lzma.open(path)  # type: ignore[return-value]
+    return path.open("rb")
+
+
+def read_records(path: Path) -> Iterator[tuple[int, Record]]:
+    """Yield ``(line number, record)`` for each line of a recording.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, is cut off, or a line is no JSON object.
+    """
+    number = 0
+    try:
+        with open_recording(path) as stream:
+            for number, line in enumerate(stream, 1):
+                if line.isspace():
+                    continue
+                try:
+                    record = orjson.loads(line)
+                except orjson.JSONDecodeError as error:
+                    raise InputError(f"not JSON: {error}", file=path, line=number) from None
+                if not isinstance(record, dict):
+                    raise InputError("not a JSON object", file=path, line=number)
+                yield number, record
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"cannot be read to its end: {reason}", file=path, line=number or None) from None
+
+
+@dataclass
+class StateDump:
+    """The records of one state dump, sorted by what they describe.
+
+    Attributes
+    ----------
+    name : str
+        Name the recording gave the dump.
+    nodes, zones : list of dict
+        ``node`` and ``zone`` records.
+    others : dict of str to list of dict
+        All further records by their ``t``.
+    """
+
+    name: str
+    file: Path
+    line: int
+    nodes: list[Record] = field(default_factory=list)
+    zones: list[Record] = field(default_factory=list)
+    others: dict[str, list[Record]] = field(default_factory=dict)
+
+    def add(self, record: Record) -> None:
+        """Take in one record of the dump."""
+        kind = record.get("t")
+        if kind == "node":
+            self.nodes.append(record)
+        elif kind == "zone":
+            self.zones.append(record)
+        else:
+            self.others.setdefault(str(kind), []).append(record)
+
+    def of(self, kind: str) -> list[Record]:
+        """Records of one kind, in their order."""
+        return self.others.get(kind, [])
+
+    @classmethod
+    def collect(cls, head: Record, records: Iterator[tuple[int, Record]], file: Path, line: int) -> StateDump:
+        """Read on from a ``dump`` record to its ``enddump``.
+
+        Raises
+        ------
+        InputError
+            If the recording ends first, or was truncated by the recorder.
+        """
+        dump = cls(str(head.get("name", "")), file, line)
+        for number, record in records:
+            if record.get("t") == "enddump":
+                if record.get("truncated"):
+                    raise InputError(f"state dump {dump.name!r} was truncated by the recorder", file=file, line=number)
+                return dump
+            if "op" in record:
+                raise InputError(f"an operation inside the state dump {dump.name!r}", file=file, line=number)
+            dump.add(record)
+        raise InputError(f"the recording ends inside the state dump {dump.name!r}", file=file, line=line)
+
+    @property
+    def zone_names(self) -> tuple[str, ...]:
+        """Names of the machine's zone indexes, lowest first."""
+        names = tuple(str(zone["name"]) for zone in self.zones if zone.get("node", 0) == 0)
+        for known in (ZONE_NAMES_64, ZONE_NAMES_32):
+            if set(names) <= set(known) and ("DMA32" in names) == ("DMA32" in known):
+                return known
+        raise InputError(f"zones {', '.join(names)} are of no machine that is modelled", file=self.file, line=self.line)
+
+    @property
+    def globals(self) -> Record:
+        """The ``globals`` record, empty if there is none."""
+        records = self.of("globals")
+        return records[0] if records else {}
+
+    @property
+    def nr_cpus(self) -> int:
+        """CPUs that the dump shows per-CPU lists of."""
+        return 1 + max((int(record.get("cpu", 0)) for record in self.of("pcp")), default=0)
+
+    @property
+    def nr_nodes(self) -> int:
+        """NUMA nodes that the dump shows."""
+        return 1 + max((int(record["node"]) for record in self.nodes), default=0)
+
+    def pageblock_order(self) -> int:
+        """Order of a page block, 9 if the dump does not say."""
+        blocks = self.of("pageblocks")
+        return int(blocks[0]["pageblock_order"]) if blocks else 9
+
+
+def load_page_allocator(dump: StateDump) -> PageAllocator:
+    """Start a page allocator from the recorded state.
+
+    Frames that the dump shows neither free nor on a per-CPU list are in use
+    by somebody the model does not know; they can not be freed.
+
+    Raises
+    ------
+    InputError
+        If the dump is incomplete or contradicts itself.
+    """
+    try:
+        return _load(dump)
+    except (KeyError, ValueError, IndexError, TypeError, OverflowError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise InputError(f"state dump {dump.name!r} is unusable: {what}", file=dump.file, line=dump.line) from None
+
+
+def _load(dump: StateDump) -> PageAllocator:
+    if not dump.zones:
+        raise ValueError("it has no zones")
+    names = dump.zone_names
+    frames = max(int(zone["start_pfn"]) + int(zone["spanned"]) for zone in dump.zones)
+    if not 0 < frames < _MAX_PFN:
+        raise ValueError(f"{frames} page frames")
+    memmap = MemMap(frames, dump.nr_nodes, dump.nr_cpus, dump.pageblock_order(), names, flatmem=names == ZONE_NAMES_32)
+    allocator = PageAllocator(memmap, _zonelists(dump, memmap))
+    _load_zones(dump, memmap)
+    _load_lists(dump, memmap)
+    knobs = dump.globals
+    allocator.watermark_boost_factor = int(knobs.get("watermark_boost_factor", 15000))
+    allocator.page_group_by_mobility_disabled = bool(knobs.get("page_group_by_mobility_disabled", 0))
+    return allocator
+
+
+def _zonelists(dump: StateDump, memmap: MemMap) -> dict[tuple[int, bool], list[int]]:
+    lists: dict[tuple[int, bool], list[int]] = {}
+    for node in dump.nodes:
+        own = int(node["node"])
+        nodes = node.get("zonelist_nodes") or [own] * len(node["zonelist"])
+        lists[own, False] = [memmap.zone_id(name, nid) for name, nid in zip(node["zonelist"], nodes, strict=True)]
+        local = node.get("thisnode_zonelist")
+        if local is None:
+            local = [(name, nid) for name, nid in zip(node["zonelist"], nodes, strict=True) if nid == own]
+        lists[own, True] = [memmap.zone_id(name, nid) for name, nid in local]
+    return lists
+
+
+def _load_zones(dump: StateDump, memmap: MemMap) -> None:
+    pages, zones, pagesets = memmap.pages_array, memmap.zones_array, memmap.pagesets_array
+    for record in dump.zones:
+        zone_id = memmap.zone_id(record["name"], record.get("node", 0))
+        zone = zones[zone_id]
+        for name in ("start_pfn", "spanned", "present", "managed"):
+            zone[name] = record[name]
+        zone["watermark"] = [record["wm_min"], record["wm_low"], record["wm_high"], record["wm_promo"]]
+        zone["watermark_boost"] = record["boost"]
+        zone["nr_reserved_highatomic"] = record["nr_highatomic"]
+        zone["flags"] = int(record["flags"]) & 3
+        reserve = record["lowmem_reserve"]
+        zone["lowmem_reserve"][: len(reserve)] = reserve
+        zone["free_pages"] = record["vm_stat"][0]
+        zone["stat_threshold"] = record.get("stat_threshold", 0)
+        start, spanned = int(record["start_pfn"]), int(record["spanned"])
+        if spanned:
+            pages["zone"][start : start + spanned] = zone_id
+        for cpu in range(memmap.nr_cpus):
+            pageset = pagesets[zone_id * memmap.nr_cpus + cpu]
+            pageset["high"] = record["pageset_high"]
+            pageset["batch"] = record["pageset_batch"]
+        pagesets[zone_id * memmap.nr_cpus]["stat_diff"] = record.get("vm_stat_diff", [0])[0]
+    for record in dump.of("zstat"):
+        zone_id = memmap.zone_id(record["zone"], record.get("node", 0))
+        pagesets[zone_id * memmap.nr_cpus + record["cpu"]]["stat_diff"] = record["vm_stat_diff"][0]
+    for record in dump.of("pageblocks"):
+        types = np.frombuffer(record["types"].encode(), np.uint8) - ord("0")
+        zone_id = memmap.zone_id(record["zone"], record.get("node", 0))
+        blocks = memmap.pageblock_slice(zone_id, int(record["first_pfn"]), len(types))
+        blocks[:] = np.where(types <= 5, types, blocks)
+
+
+def _load_lists(dump: StateDump, memmap: MemMap) -> None:
+    pages = memmap.pages_array
+    for record in dump.of("free"):
+        zone_id = memmap.zone_id(record["zone"], record.get("node", 0))
+        order, migratetype = int(record["order"]), int(record["mt"])
+        _link(memmap, int(memmap.zones_array[zone_id]["lists"]) + order * 6 + migratetype, record["pfns"], order, _BUDDY)
+        memmap.zones_array[zone_id]["nr_free"][order] += len(record["pfns"])
+    for record in dump.of("pcp"):
+        zone_id = memmap.zone_id(record["zone"], record.get("node", 0))
+        pageset = memmap.pagesets_array[zone_id * memmap.nr_cpus + record.get("cpu", 0)]
+        for name in ("count", "high", "batch", "free_factor", "expire"):
+            pageset[name] = record[name]
+        for pindex, frames in enumerate(record["lists"]):
+            order = memmap.pageblock_order if pindex >= 12 else pindex // 3
+            _link(memmap, int(pageset["lists"]) + pindex, frames, order, _PCP)
+            pages["migratetype"][frames] = pindex % 3
+    for record in dump.of("pcp_mt"):
+        for pfn, migratetype in record["differs"]:
+            pages["migratetype"][pfn] = migratetype
+    for record in dump.of("lru"):
+        for start, length in record["ranges"]:
+            pages["flags"][start : start + length] |= _LRU_FLAG
+
+
+def _link(memmap: MemMap, head: int, frames: list[int], order: int, kind: int) -> None:
+    """Make `frames` the list at record `head`, in this order."""
+    if not frames:
+        return
+    pages = memmap.pages_array
+    ring = np.array([head, *frames], PAGE_DTYPE["next"])
+    if ring[1:].max() >= memmap.nr_frames:
+        raise ValueError(f"frame {ring[1:].max()} lies outside the machine")
+    if (pages["kind"][ring[1:]] != 0).any():
+        raise ValueError(f"frame {ring[1:][pages['kind'][ring[1:]] != 0][0]} is on two lists")
+    pages["next"][ring] = np.roll(ring, -1)
+    pages["prev"][ring] = np.roll(ring, 1)
+    for pfn in frames if order else ():
+        pages["kind"][pfn + 1 : pfn + (1 << order)] = _FREE
+    pages["kind"][frames] = kind
+    pages["order"][frames] = order
