@@ -265,7 +265,9 @@ class SystemZones:
         """
         nodes = memblock.nodes()
         if not nodes:
-            raise ConfigError("the machine has no memory", remedy="describe at least one memory range of a page or more")
+            raise ConfigError(
+                "the machine has no memory", remedy="describe at least one memory range of a page or more"
+            )
         system = cls(arch, nodes, nr_cpus=nr_cpus, cpus_of_node=cpus_of_node, distance=distance)
         limits: list[tuple[int, int]] = []
         start_pfn = memblock.pfn_ranges()[0].start
@@ -282,9 +284,7 @@ class SystemZones:
             system._set_limits(zone, memblock, limits, movable_pfn.get(zone.node, 0))
         return system
 
-    def _set_limits(
-        self, zone: ZoneSetup, memblock: MemBlock, limits: list[tuple[int, int]], movable_pfn: int
-    ) -> None:
+    def _set_limits(self, zone: ZoneSetup, memblock: MemBlock, limits: list[tuple[int, int]], movable_pfn: int) -> None:
         """Set start, spanned and present of a zone; managed is all that is present until memory is reserved.
 
         Source: mm/page_alloc.c:zone_spanned_pages_in_node, adjust_zone_range_for_zone_movable @6.1.192
@@ -598,7 +598,9 @@ class SystemZones:
             raise ConfigError(f"unknown sysctl {name!r}", remedy=f"known here: {known}")
         low, high = _RANGES[key]
         if not isinstance(value, int) or not low <= value <= high:
-            raise ConfigError(f"vm.{key}={value!r} is refused by the kernel", remedy=f"use a number from {low} to {high}")
+            raise ConfigError(
+                f"vm.{key}={value!r} is refused by the kernel", remedy=f"use a number from {low} to {high}"
+            )
         if key == "percpu_pagelist_high_fraction":
             self._write_high_fraction(value)
             return

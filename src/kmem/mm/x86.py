@@ -185,7 +185,9 @@ class I386Layout:
     @property
     def pkmap_base(self) -> int:
         """Start of the kmap window."""
-        cpu_entry_base = self.fixaddr_top - (self.fixmap_pages + self.nr_cpus * self.cpu_entry_area_pages + 1) * PAGE_SIZE
+        cpu_entry_base = (
+            self.fixaddr_top - (self.fixmap_pages + self.nr_cpus * self.cpu_entry_area_pages + 1) * PAGE_SIZE
+        )
         address = cpu_entry_base & -self.PMD_SIZE
         for _ in ("LDT", "kmap"):
             address = (address - PAGE_SIZE) & -self.PMD_SIZE
