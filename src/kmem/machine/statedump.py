@@ -9,71 +9,25 @@ one dump, and :func:`load_page_allocator` starts a model from it.
 
 from __future__ import annotations
 
-import gzip
-import lzma
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
-import orjson
-import zstandard
 
 from kmem.errors import InputError
+from kmem.machine.records import Record, open_recording, read_records
 from kmem.mm.mmzone import ZONE_NAMES_32, ZONE_NAMES_64, MemMap
 from kmem.mm.page import PAGE_DTYPE
 from kmem.mm.page_alloc import PageAllocator
 
 __all__ = ["StateDump", "load_page_allocator", "open_recording", "read_records"]
 
-Record = dict[str, Any]
-
 _BUDDY, _PCP, _FREE = 1, 2, 7
 _LRU_FLAG = 1
 _MAX_NR_ZONES = 5
 _NR_ORDERS = 11
 _MAX_PFN = 1 << 31
-
-
-def open_recording(path: Path) -> BinaryIO:
-    """Open a file for reading, decompressed by what it begins with (gzip, zstd, xz or plain)."""
-    with path.open("rb") as probe:
-        magic = probe.read(6)
-    if magic[:2] == b"\x1f\x8b":
-        return gzip.open(path)  # type: ignore[return-value]
-    if magic[:4] == b"\x28\xb5\x2f\xfd":
-        return zstandard.open(path, "rb")  # type: ignore[no-any-return]
-    if magic == b"\xfd7zXZ\x00":
-        return lzma.open(path)  # type: ignore[return-value]
-    return path.open("rb")
-
-
-def read_records(path: Path) -> Iterator[tuple[int, Record]]:
-    """Yield ``(line number, record)`` for each line of a recording.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read, is cut off, or a line is no JSON object.
-    """
-    number = 0
-    try:
-        with open_recording(path) as stream:
-            for number, line in enumerate(stream, 1):
-                if line.isspace():
-                    continue
-                try:
-                    record = orjson.loads(line)
-                except orjson.JSONDecodeError as error:
-                    raise InputError(f"not JSON: {error}", file=path, line=number) from None
-                if not isinstance(record, dict):
-                    raise InputError("not a JSON object", file=path, line=number)
-                yield number, record
-    except (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"cannot be read to its end: {reason}", file=path, line=number or None) from None
 
 
 @dataclass

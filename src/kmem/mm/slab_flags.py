@@ -43,7 +43,6 @@ __all__ = [
     "SLAB_TEMPORARY",
     "SLAB_TRACE",
     "SLAB_TYPESAFE_BY_RCU",
-    "slab_flags_text",
 ]
 
 # Asked for by kmem_cache_create(), or set by slub_debug=.
@@ -91,45 +90,3 @@ SLAB_MERGE_SAME: Final = SLAB_RECLAIM_ACCOUNT | SLAB_CACHE_DMA | SLAB_CACHE_DMA3
 # slub_debug without letters; and what slub_debug=O takes away again from a cache that would outgrow its order.
 DEBUG_DEFAULT_FLAGS: Final = SLAB_CONSISTENCY_CHECKS | SLAB_RED_ZONE | SLAB_POISON | SLAB_STORE_USER
 DEBUG_METADATA_FLAGS: Final = SLAB_RED_ZONE | SLAB_POISON | SLAB_STORE_USER
-
-_NAMES: Final[tuple[tuple[int, str], ...]] = (
-    (SLAB_CONSISTENCY_CHECKS, "SLAB_CONSISTENCY_CHECKS"),
-    (SLAB_RED_ZONE, "SLAB_RED_ZONE"),
-    (SLAB_POISON, "SLAB_POISON"),
-    (SLAB_KMALLOC, "SLAB_KMALLOC"),
-    (SLAB_HWCACHE_ALIGN, "SLAB_HWCACHE_ALIGN"),
-    (SLAB_CACHE_DMA, "SLAB_CACHE_DMA"),
-    (SLAB_CACHE_DMA32, "SLAB_CACHE_DMA32"),
-    (SLAB_STORE_USER, "SLAB_STORE_USER"),
-    (SLAB_RECLAIM_ACCOUNT, "SLAB_RECLAIM_ACCOUNT"),
-    (SLAB_PANIC, "SLAB_PANIC"),
-    (SLAB_TYPESAFE_BY_RCU, "SLAB_TYPESAFE_BY_RCU"),
-    (SLAB_MEM_SPREAD, "SLAB_MEM_SPREAD"),
-    (SLAB_TRACE, "SLAB_TRACE"),
-    (SLAB_NOLEAKTRACE, "SLAB_NOLEAKTRACE"),
-    (SLAB_ACCOUNT, "SLAB_ACCOUNT"),
-    (SLAB_NO_USER_FLAGS, "SLAB_NO_USER_FLAGS"),
-    (CMPXCHG_DOUBLE, "__CMPXCHG_DOUBLE"),
-    (OBJECT_POISON, "__OBJECT_POISON"),
-)
-
-
-def slab_flags_text(flags: int) -> str:
-    """Return flags as the kernel's source writes them, ``SLAB_RED_ZONE|SLAB_POISON``; unknown bits in hex.
-
-    Parameters
-    ----------
-    flags : int
-        ``SLAB_*`` bits.
-
-    Returns
-    -------
-    str
-        ``"0"`` for no flags.
-    """
-    words = [name for bit, name in _NAMES if flags & bit]
-    for bit, _ in _NAMES:
-        flags &= ~bit
-    if flags:
-        words.append(f"{flags:#x}")
-    return "|".join(words) or "0"

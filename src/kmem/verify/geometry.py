@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from kmem.errors import InputError, KmemError, NotSupportedError
+from kmem.machine.records import Record, number, open_recording, read_records, text
 from kmem.mm.kmalloc import (
     KMALLOC_INDEX_SIZES,
     KMALLOC_MAX_CACHE_SIZE,
@@ -38,10 +39,10 @@ from kmem.mm.kmalloc import (
     krealloc_in_place,
 )
 from kmem.mm.slab_common import CacheCreateError, CacheGeometry, SlabCaches, SlabConfig, kmem_cache_open
-from kmem.mm.slab_flags import CMPXCHG_DOUBLE, OBJECT_POISON, SLAB_KMALLOC, SLAB_NEVER_MERGE, slab_flags_text
-from kmem.verify.context import BootContext, read_boot_context
-from kmem.verify.records import Record, number, open_recording, read_records, text
+from kmem.mm.slab_flags import CMPXCHG_DOUBLE, OBJECT_POISON, SLAB_KMALLOC, SLAB_NEVER_MERGE
+from kmem.profile.flags import format_slab_flags
 from kmem.verify.result import Difference, Result
+from kmem.verify.slab_context import SlabContext, read_slab_context
 
 __all__ = ["GEOMETRY_OPERATIONS", "verify_geometry"]
 
@@ -175,7 +176,7 @@ class _Checker:
         flags, ctor = number(record, "asked_flags"), bool(number(record, "asked_ctor"))
         useroffset, usersize = number(record, "asked_useroff"), number(record, "asked_usersize")
         call = (
-            f'kmem_cache_create("{name}", size {size}, align {align}, flags {slab_flags_text(flags)}'
+            f'kmem_cache_create("{name}", size {size}, align {align}, flags {format_slab_flags(flags)}'
             f"{', with constructor' if ctor else ''}"
             f"{f', user copies {useroffset}+{usersize}' if useroffset or usersize else ''})"
         )
@@ -213,7 +214,7 @@ class _Checker:
             lines.append(
                 f"{who}: {cache.name} object_size {cache.object_size} size {cache.size} align {cache.align} "
                 f"inuse {cache.inuse} offset {cache.offset} order {cache.order} objects {cache.objects} "
-                f"refcount {cache.refcount} flags {slab_flags_text(cache.flags)}"
+                f"refcount {cache.refcount} flags {format_slab_flags(cache.flags)}"
             )
         return "\n".join(lines)
 
@@ -471,9 +472,9 @@ def _arch_of(records: Iterable[tuple[int, Record]]) -> str | None:
     return None
 
 
-def _start(path: Path, result: Result, guess: Callable[[], str | None]) -> tuple[BootContext, SlabConfig]:
+def _start(path: Path, result: Result, guess: Callable[[], str | None]) -> tuple[SlabContext, SlabConfig]:
     """Read the folder's context and say what had to be assumed."""
-    context = read_boot_context(path.parent)
+    context = read_slab_context(path.parent)
     result.notes.extend(context.notes)
     arch = context.arch
     if arch is None:

@@ -15,15 +15,13 @@ reserves: if ``sysctl-defaults.txt`` is there, that had happened by then.
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from kmem.errors import InputError, KmemError
+from kmem.machine.records import read_records
 from kmem.mm.memblock import PAGE_SHIFT
 from kmem.mm.mm_init import ArchZones, SystemZones, ZoneSetup
 from kmem.mm.x86 import I386, X86_64, BootOptions, I386Layout, machine_zones
@@ -103,7 +101,7 @@ def _read_dumps(path: Path) -> Iterator[_Dump]:
         With the line at which the file is damaged or ends too early.
     """
     dump: _Dump | None = None
-    for line, record in _records(path):
+    for line, record in read_records(path):
         kind = record.get("t")
         try:
             if kind == "dump":
@@ -121,26 +119,6 @@ def _read_dumps(path: Path) -> Iterator[_Dump]:
             raise InputError(f"record without {error}", file=path, line=line) from None
     if dump is not None:
         raise InputError(f"the dump {dump.name!r} has no end", file=path, line=dump.line, remedy="the file is cut off")
-
-
-def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number, record) of a JSON-lines file, plain or gzip."""
-    number = 0
-    try:
-        opener = gzip.open if path.suffix == ".gz" else open
-        with opener(path, "rb") as stream:
-            for number, text in enumerate(stream, 1):
-                if not text.strip():
-                    continue
-                record = orjson.loads(text)
-                if not isinstance(record, dict):
-                    raise InputError("not a record: expected a JSON object", file=path, line=number)
-                yield number, record
-    except orjson.JSONDecodeError as error:
-        raise InputError(f"damaged record: {error}", file=path, line=number) from None
-    except (OSError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"cannot be read: {reason}", file=path, line=number + 1) from error
 
 
 class _Checker:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What stands beside a recording in its folder: the architecture, the CPUs and the boot options.
+"""What a recording's folder tells about slab caches: architecture, CPUs, cache line, boot options.
 
 A recording is read together with ``uname.txt``, ``cmdline.txt`` and
 ``dmesg-boot.txt`` of its folder.  Whatever is missing is assumed, and said.
@@ -14,7 +14,7 @@ from pathlib import Path
 from kmem.errors import InputError
 from kmem.mm.slab_config import SlabConfig
 
-__all__ = ["BootContext", "read_boot_context"]
+__all__ = ["SlabContext", "read_slab_context"]
 
 _SLUB_LINE = re.compile(r"SLUB: HWalign=(\d+), Order=(\d+)-(\d+), MinObjects=(\d+), CPUs=(\d+), Nodes=(\d+)")
 _SMPBOOT_LINE = re.compile(r"smpboot: Allowing (\d+) CPUs, (\d+) hotplug CPUs")
@@ -22,7 +22,7 @@ _CMDLINE_LINE = re.compile(r"\bCommand line: (.*)")
 
 
 @dataclass(frozen=True, slots=True)
-class BootContext:
+class SlabContext:
     """The machine that a recording was made on, as far as its folder tells.
 
     Attributes
@@ -91,7 +91,7 @@ def _arch_of(uname: str, file: Path) -> str:
     raise InputError("names no architecture that kmem models", file=file, remedy="expected x86_64 or i686")
 
 
-def read_boot_context(folder: Path) -> BootContext:
+def read_slab_context(folder: Path) -> SlabContext:
     """Read what a recording's folder says about the machine and its boot.
 
     Parameters
@@ -101,7 +101,7 @@ def read_boot_context(folder: Path) -> BootContext:
 
     Returns
     -------
-    BootContext
+    SlabContext
         With a note for each thing that had to be assumed.
 
     Raises
@@ -121,9 +121,9 @@ def read_boot_context(folder: Path) -> BootContext:
     slub = _SLUB_LINE.search(dmesg or "")
     if slub is None:
         notes.append("no dmesg-boot.txt with a SLUB line: 1 CPU, 1 node and a 64-byte cache line assumed")
-        return BootContext(arch=arch, cmdline=cmdline, notes=tuple(notes))
+        return SlabContext(arch=arch, cmdline=cmdline, notes=tuple(notes))
     cache_line_bytes, nr_cpu_ids, nr_nodes = (int(slub.group(group)) for group in (1, 5, 6))
     cpus = nr_cpu_ids
     if match := _SMPBOOT_LINE.search(dmesg or ""):
         cpus = max(1, int(match.group(1)) - int(match.group(2)))
-    return BootContext(arch, cmdline, cpus, nr_cpu_ids, nr_nodes, cache_line_bytes, tuple(notes))
+    return SlabContext(arch, cmdline, cpus, nr_cpu_ids, nr_nodes, cache_line_bytes, tuple(notes))
