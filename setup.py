@@ -15,8 +15,10 @@ from setuptools import Extension, setup
 COMPILED = [
     "kmem.mm.page",
     "kmem.mm.mmzone",
+    "kmem.mm.tracepoint",
     "kmem.mm.buddy",
     "kmem.mm.page_alloc",
+    "kmem.mm.debug_vm",
 ]
 
 KINDS = {
@@ -43,7 +45,7 @@ def extensions() -> list[Extension]:
     if kind not in KINDS:
         raise SystemExit(f"KMEM_BUILD={kind!r}: expected one of {', '.join(sorted(KINDS))}")
     modules = [
-        Extension(name, ["src/" + name.replace(".", "/") + ".py"], extra_compile_args=["-O3", "-fno-strict-overflow"])
+        Extension(name, ["src/" + name.replace(".", "/") + ".py"], extra_compile_args=["-O3", "-Wno-sign-compare"])
         for name in COMPILED
     ]
     return cythonize(

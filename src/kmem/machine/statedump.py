@@ -145,6 +145,12 @@ def _load(dump: StateDump) -> PageAllocator:
     allocator = PageAllocator(memmap, _zonelists(dump, memmap))
     _load_zones(dump, memmap)
     _load_lists(dump, memmap)
+    for zone in memmap.zones_array:
+        per_cpu = memmap.pagesets_array["count"][zone["pageset"] : zone["pageset"] + memmap.nr_cpus].sum()
+        free = int((zone["nr_free"].astype(np.int64) << np.arange(_NR_ORDERS)).sum()) + int(per_cpu)
+        if free > zone["managed"]:
+            raise ValueError(f"a zone manages {zone['managed']} pages, but {free} are free")
+        zone["foreign"] = zone["managed"] - free
     knobs = dump.globals
     allocator.watermark_boost_factor = int(knobs.get("watermark_boost_factor", 15000))
     allocator.page_group_by_mobility_disabled = bool(knobs.get("page_group_by_mobility_disabled", 0))

@@ -3,6 +3,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from kmem.mm.mmzone cimport MemMap, PerCpuPages, Zone
 from kmem.mm.page cimport Page
+from kmem.mm.tracepoint cimport Tracepoints
 
 cdef enum:                        # alloc_flags
     ALLOC_WMARK_MIN = 0
@@ -30,6 +31,7 @@ cdef class Buddy:
     cdef Zone[::1] zones
     cdef PerCpuPages[::1] pagesets
     cdef uint8_t[::1] pageblocks
+    cdef readonly Tracepoints trace
     cdef public int cpu                           # smp_processor_id()
     cdef readonly int nr_cpus
     cdef readonly uint32_t pageblock_order

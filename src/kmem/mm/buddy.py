@@ -40,8 +40,15 @@ from cython.cimports.kmem.mm.page import (
     list_add_tail,
     list_del,
 )
+from cython.cimports.kmem.mm.tracepoint import (
+    TP_MM_PAGE_ALLOC_EXTFRAG,
+    TP_MM_PAGE_ALLOC_ZONE_LOCKED,
+    TraceRecord,
+    Tracepoints,
+)
 
 from kmem.mm.page import NO_PAGE
+from kmem.mm.tracepoint import Tracepoints as NewTracepoints
 
 _NONE = cython.declare(cython.uint, NO_PAGE)
 
@@ -69,6 +76,7 @@ class Buddy:
 
     def __init__(self, memmap: MemMap):
         self.memmap = memmap
+        self.trace = NewTracepoints()
         self.nr_cpus = memmap.nr_cpus
         self.pageblock_order = memmap.pageblock_order
         self.pageblock_nr_pages = 1 << memmap.pageblock_order
@@ -194,6 +202,8 @@ class Buddy:
             self.pages[pfn].kind = PG_ALLOCATED
             self.pages[pfn].order = order
             self.pages[pfn].migratetype = migratetype
+            if self.trace.enabled:
+                self.trace.page_event(TP_MM_PAGE_ALLOC_ZONE_LOCKED, pfn, order, 0, migratetype, zone)
             return pfn
         return _NONE
 
@@ -302,6 +312,16 @@ class Buddy:
         pfn = self.pages[self.zones[zone].lists + current * MIGRATE_TYPES + other].next
         self.nr_extfrag += 1
         self.steal_suitable_fallback(zone, pfn, alloc_flags, migratetype, can_steal)
+        if self.trace.enabled >> TP_MM_PAGE_ALLOC_EXTFRAG & 1:
+            record: cython.pointer(TraceRecord) = self.trace.emit(TP_MM_PAGE_ALLOC_EXTFRAG)
+            record.ptr = pfn
+            record.order = order
+            record.migratetype = migratetype
+            record.bytes_req = current
+            record.bytes_alloc = other
+            record.zone = zone
+            record.gfp = 0
+            record.cache = 0xFFFF
         return True
 
     def boost_watermark(self, zone):

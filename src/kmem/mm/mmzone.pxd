@@ -28,6 +28,7 @@ cdef struct Zone:
     uint32_t pageset              # first page set: + cpu
     uint32_t nr_isolate_pageblock
     uint32_t block_offset         # added to a page block's number: 0, or the index on FLATMEM
+    uint32_t foreign              # managed frames in use by somebody the model does not know
     int32_t stat_threshold
     uint8_t node
     uint8_t index                 # DMA, DMA32, NORMAL ... as MachineConfig counts them

@@ -42,6 +42,7 @@ ZONE_DTYPE = np.dtype(
         ("pageset", "u4"),
         ("nr_isolate_pageblock", "u4"),
         ("block_offset", "u4"),
+        ("foreign", "u4"),
         ("stat_threshold", "i4"),
         ("node", "u1"),
         ("index", "u1"),

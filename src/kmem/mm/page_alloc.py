@@ -63,6 +63,7 @@ from cython.cimports.kmem.mm.page import (
     list_add,
     list_del,
 )
+from cython.cimports.kmem.mm.tracepoint import TP_MM_PAGE_ALLOC, TP_MM_PAGE_FREE, TP_MM_PAGE_PCPU_DRAIN
 
 from kmem.mm.hooks import CompactResult, Hooks, Request
 from kmem.mm.page import NO_PAGE
@@ -395,6 +396,10 @@ class PageAllocator(Buddy):
             pfn = self.slowpath(gfp, order, cython.address(ac))
             if pfn == _NONE:
                 self.nr_failed += 1
+        if self.trace.enabled:
+            self.trace.page_event(
+                TP_MM_PAGE_ALLOC, pfn, order, gfp, ac.migratetype, 255 if pfn == _NONE else self.pages[pfn].zone
+            )
         return pfn
 
     # -- the slow path ------------------------------------------------------
@@ -674,6 +679,8 @@ class PageAllocator(Buddy):
     def free_pages_order(self, pfn, order):
         """Source: mm/page_alloc.c:__free_pages, free_the_page @6.1.192"""
         self.free_pages_prepare(pfn, order)
+        if self.trace.enabled:
+            self.trace.page_event(TP_MM_PAGE_FREE, pfn, order, 0, 0, self.pages[pfn].zone)
         if order <= PAGE_ALLOC_COSTLY_ORDER or (self.pcp_thp and order == self.pageblock_order):
             return self.free_unref_page(pfn, order)
         return self.free_to_buddy(pfn, order, FPI_NONE)
@@ -776,6 +783,8 @@ class PageAllocator(Buddy):
                 if self.zones[zone].nr_isolate_pageblock:
                     mt = self.pageblocks[(pfn >> self.pageblock_order) + self.zones[zone].block_offset]
                 self.free_one_page(pfn, zone, order, mt, FPI_NONE)
+                if self.trace.enabled:
+                    self.trace.page_event(TP_MM_PAGE_PCPU_DRAIN, pfn, order, 0, mt, zone)
         return 0
 
     def drain_pages(self, cpu=None):

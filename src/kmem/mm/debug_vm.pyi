@@ -1,0 +1,3 @@
+from kmem.mm.page_alloc import PageAllocator
+
+def validate_pages(allocator: PageAllocator) -> None: ...

@@ -1,0 +1,5 @@
+import numpy as np
+
+NO_PAGE: int
+PAGE_DTYPE: np.dtype[np.void]
+KIND_NAMES: tuple[str, ...]
