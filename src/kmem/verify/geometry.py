@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
@@ -526,37 +527,49 @@ def _csv_answer(row: dict[str, str]) -> str:
     return f"ksize {row['ksize']}, pages of order {row['pgorder']}"
 
 
+def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield line numbers and rows of a ``kmalloc.csv``."""
+    line = 1
+    try:
+        with open_recording(path) as stream:
+            reader = csv.DictReader(io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline=""))
+            if tuple(reader.fieldnames or ()) != _CSV_COLUMNS:
+                raise InputError(
+                    "not a table of kmalloc sizes", file=path, line=1, remedy=f"expected {','.join(_CSV_COLUMNS)}"
+                )
+            for row in reader:
+                line = reader.line_num
+                if None in row or None in row.values():
+                    raise InputError(f"a row without {len(_CSV_COLUMNS)} columns", file=path, line=line)
+                yield line, row
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"cannot be read to its end: {reason}", file=path, line=line) from None
+
+
 def _verify_csv(path: Path, result: Result, stop_at_first: bool) -> None:
     """Verify ``kmalloc.csv``: every size of each range up to 8192, the ends of ranges above."""
     _, config = _start(path, result, lambda: None)
     table = create_kmalloc_caches(SlabCaches(config))
-    with open_recording(path) as stream:
-        reader = csv.DictReader(io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline=""))
-        if tuple(reader.fieldnames or ()) != _CSV_COLUMNS:
-            raise InputError(
-                "not a table of kmalloc sizes", file=path, line=1, remedy=f"expected {','.join(_CSV_COLUMNS)}"
-            )
-        for row in reader:
-            line = reader.line_num
-            try:
-                gfp, first, last = int(row["gfp"], 16), int(row["size_from"]), int(row["size_to"])
-            except (TypeError, ValueError):
-                raise InputError("a row without gfp and sizes", file=path, line=line) from None
-            if not 0 <= first <= last <= KMALLOC_MAX_SIZE or None in row.values():
-                raise InputError(f"sizes from {first} to {last}", file=path, line=line)
-            expected = _csv_answer(row)
-            sizes = range(first, last + 1) if last <= KMALLOC_MAX_CACHE_SIZE else (first, last)
-            result.operations += 1
-            for size in sizes:
-                got = _predict_kmalloc(size, gfp, table, config).describe()
-                if got != expected:
-                    call = f"kmalloc({size}, {gfp:#x}), {row['type']}"
-                    result.differences.append(Difference(line, f"line {line}", expected, got, call))
-                    break
-            else:
-                result.identical += 1
-            if result.differences and (stop_at_first or len(result.differences) >= _MAX_DIFFERENCES):
-                return
+    for line, row in _csv_rows(path):
+        try:
+            gfp, first, last = int(row["gfp"], 16), int(row["size_from"]), int(row["size_to"])
+        except ValueError:
+            raise InputError("a row without gfp and sizes", file=path, line=line) from None
+        if not 0 <= first <= last <= KMALLOC_MAX_SIZE:
+            raise InputError(f"sizes from {first} to {last}", file=path, line=line)
+        expected = _csv_answer(row)
+        sizes = range(first, last + 1) if last <= KMALLOC_MAX_CACHE_SIZE else (first, last)
+        answers = ((size, _predict_kmalloc(size, gfp, table, config).describe()) for size in sizes)
+        wrong = next(((size, got) for size, got in answers if got != expected), None)
+        result.operations += 1
+        if wrong is None:
+            result.identical += 1
+            continue
+        call = f"kmalloc({wrong[0]}, {gfp:#x}), {row['type']}"
+        result.differences.append(Difference(line, f"line {line}", expected, wrong[1], call))
+        if stop_at_first or len(result.differences) >= _MAX_DIFFERENCES:
+            return
 
 
 def verify_geometry(path: Path, *, stop_at_first: bool = False) -> Result:
@@ -584,7 +597,7 @@ def verify_geometry(path: Path, *, stop_at_first: bool = False) -> Result:
     NotSupportedError
         If the recording holds operations of another kind.
     """
-    result = Result(name=str(path), kind="geometry")
+    result = Result(f"{path.parent.name}/{path.name.removesuffix('.gz').removesuffix('.jsonl')}", "geometry")
     if path.name.endswith(".csv"):
         _verify_csv(path, result, stop_at_first)
     else:
