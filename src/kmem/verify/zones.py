@@ -20,12 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kmem.errors import InputError, KmemError
-from kmem.machine.records import read_records
+from kmem.errors import ConfigError, InputError, KmemError
+from kmem.machine.records import Record, number, read_records
 from kmem.mm.memblock import PAGE_SHIFT
 from kmem.mm.mm_init import ArchZones, SystemZones, ZoneSetup
 from kmem.mm.x86 import I386, X86_64, BootOptions, I386Layout, machine_zones
-from kmem.verify.boot_context import BootContext
+from kmem.verify.boot_memory import BootMemory
 from kmem.verify.result import Difference, Result
 
 __all__ = ["verify_zones"]
@@ -51,10 +51,10 @@ class _Dump:
 
     name: str
     line: int
-    nodes: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
-    zones: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
-    pcps: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
-    globals: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    nodes: list[tuple[int, Record]] = field(default_factory=list)
+    zones: list[tuple[int, Record]] = field(default_factory=list)
+    pcps: list[tuple[int, Record]] = field(default_factory=list)
+    globals: list[tuple[int, Record]] = field(default_factory=list)
 
 
 def verify_zones(path: Path) -> Result:
@@ -85,11 +85,14 @@ def verify_zones(path: Path) -> Result:
         if not found:
             raise InputError("no zones.jsonl.gz in this folder", file=path, remedy="name the recording itself")
         path = path / found[0]
-    context = BootContext.read(path.parent)
+    context = BootMemory.read(path.parent)
     dumps = list(_read_dumps(path))
     if not dumps or not dumps[0].zones:
         raise InputError("no dump with zones", file=path, remedy="a zones recording begins with a dump of kind z")
-    return _Checker(path, context, dumps).run()
+    try:
+        return _Checker(path, context, dumps).run()
+    except ConfigError as error:
+        raise error.at(file=path) from None
 
 
 def _read_dumps(path: Path) -> Iterator[_Dump]:
@@ -124,7 +127,7 @@ def _read_dumps(path: Path) -> Iterator[_Dump]:
 class _Checker:
     """The comparison of one recording, in the order in which its kernel computed things."""
 
-    def __init__(self, path: Path, context: BootContext, dumps: list[_Dump]) -> None:
+    def __init__(self, path: Path, context: BootMemory, dumps: list[_Dump]) -> None:
         self.path = path
         self.context = context
         self.dumps = dumps
@@ -153,12 +156,17 @@ class _Checker:
         system = SystemZones(self.arch, nodes, nr_cpus=self.context.nr_cpus)
         for line, record in self.dumps[0].zones:
             zone = self._zone_of(system, record, line)
-            zone.start_pfn, zone.spanned, zone.present = (record[key] for key in ("start_pfn", "spanned", "present"))
-            if zone.present and zone.index != self.arch.movable:
-                system.movable_zone = max(system.movable_zone, zone.index)
+            try:
+                zone.start_pfn, zone.spanned, zone.present = (
+                    number(record, key) for key in ("start_pfn", "spanned", "present")
+                )
+            except InputError as error:
+                raise error.at(file=self.path, line=line) from None
+        indexes = [zone.index for zone in system.populated_zones() if zone.index != self.arch.movable]
+        system.movable_zone = max(indexes, default=self.arch.normal)
         return system
 
-    def _zone_of(self, system: SystemZones, record: dict[str, Any], line: int) -> ZoneSetup:
+    def _zone_of(self, system: SystemZones, record: Record, line: int) -> ZoneSetup:
         node, index = record.get("node"), record.get("idx")
         if node not in system.nodes or not isinstance(index, int) or not 0 <= index < self.arch.nr_zones:
             raise InputError(
@@ -193,6 +201,24 @@ class _Checker:
         if self.context.sysctl_defaults:
             self._take_boosts(first)
             system.setup_per_zone_lowmem_reserve()
+        if not self.context.boot_known:
+            self._take_min_free_kbytes(first)
+
+    def _take_min_free_kbytes(self, first: _Dump) -> None:
+        """Take the default of ``min_free_kbytes`` from the recording: without boot messages it cannot be predicted."""
+        recorded = self.context.sysctl_defaults.get("min_free_kbytes") or [
+            record["min_free_kbytes"] for _, record in first.globals if isinstance(record.get("min_free_kbytes"), int)
+        ]
+        if not recorded or len(self.dumps) == 1:
+            raise InputError(
+                "what the kernel computed at boot cannot be predicted",
+                file=self.path,
+                remedy="put dmesg-boot.txt and sysctl-defaults.txt of the recorded machine beside the recording",
+            )
+        self.drift_known = False
+        self.system.tunables.min_free_kbytes = recorded[0]
+        self.system.setup_per_zone_wmarks()
+        self.system.setup_per_zone_lowmem_reserve()
 
     def _boot_cpus(self) -> None:
         """Let the other CPUs come up, while the last zone has only a part of its memory."""
@@ -228,7 +254,8 @@ class _Checker:
                 if previous is not None:
                     self.system.sysctl(previous, defaults[previous])
                 previous = self._apply(dump)
-            self._check_dump(dump)
+            if position or self.context.boot_known:
+                self._check_dump(dump)
             if position == len(self.dumps) - 1:
                 self.result.end_state = self.result.operations - self.result.identical == before
         self.result.notes.append("input: managed pages of each zone; free lists and page blocks are not compared")
@@ -283,12 +310,12 @@ class _Checker:
         for line, record in dump.globals:
             self._compare(line, "globals", record, self._global_answers())
 
-    def _zone_index(self, record: dict[str, Any], line: int) -> int:
+    def _zone_index(self, record: Record, line: int) -> int:
         if record.get("zone") not in self.arch.zone_names or record.get("node") not in self.system.nodes:
             raise InputError(f"per-CPU list of an unknown zone {record.get('zone')!r}", file=self.path, line=line)
         return self.arch.zone_names.index(record["zone"])
 
-    def _node_answers(self, record: dict[str, Any], line: int) -> dict[str, Any]:
+    def _node_answers(self, record: Record, line: int) -> dict[str, Any]:
         node = record.get("node")
         if node not in self.system.nodes:
             raise InputError(f"node {node!r}, which this machine does not have", file=self.path, line=line)
@@ -346,7 +373,7 @@ class _Checker:
         self,
         line: int | None,
         where: str,
-        record: dict[str, Any],
+        record: Record,
         answers: dict[str, Any],
         zone: ZoneSetup | None = None,
     ) -> None:

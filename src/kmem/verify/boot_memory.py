@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a recording's own boot messages say about the machine that it was made on.
+"""What a recording's boot messages say about the memory of the machine that it was made on.
 
 A recording is accompanied by ``dmesg-boot.txt``, ``cmdline.txt``,
 ``iomem.txt`` and ``sysctl-defaults.txt``.  They are read here, field by field;
@@ -15,7 +15,7 @@ from pathlib import Path
 from kmem.errors import InputError
 from kmem.mm.memblock import PAGE_SHIFT, MemoryRange
 
-__all__ = ["BootContext", "FreedMemory"]
+__all__ = ["BootMemory", "FreedMemory"]
 
 #: Where the x86 kernel image begins unless KASLR moved it.
 DEFAULT_KERNEL_START = 0x1000000
@@ -32,13 +32,15 @@ class FreedMemory:
 
 
 @dataclass(slots=True)
-class BootContext:
-    """The machine of a recording, as far as its context files tell.
+class BootMemory:
+    """Memory map, CPUs and sysctls of a recorded machine, as far as its context files tell.
 
     Attributes
     ----------
     cmdline : str
         Kernel command line; empty if unknown.
+    boot_known : bool
+        Whether there are boot messages at all.
     e820 : list of MemoryRange
         Usable memory as the firmware reported it, with nodes from the SRAT;
         empty if unknown.
@@ -57,6 +59,7 @@ class BootContext:
     """
 
     cmdline: str = ""
+    boot_known: bool = False
     e820: list[MemoryRange] = field(default_factory=list)
     nr_cpus: int = 1
     cpus_of_node: list[int] = field(default_factory=list)
@@ -66,7 +69,7 @@ class BootContext:
     notes: list[str] = field(default_factory=list)
 
     @classmethod
-    def read(cls, folder: Path) -> BootContext:
+    def read(cls, folder: Path) -> BootMemory:
         """Read the context files of a recording's folder.
 
         Raises
@@ -78,9 +81,10 @@ class BootContext:
         dmesg, cmdline = _text(folder / "dmesg-boot.txt"), _text(folder / "cmdline.txt")
         if dmesg is None:
             context.notes.append(
-                "no dmesg-boot.txt: 1 CPU and no memory freed late in boot assumed, zone limits not checked"
+                "no dmesg-boot.txt: 1 CPU assumed; zone limits and the first dump, computed during boot, not compared"
             )
         else:
+            context.boot_known = True
             context._read_dmesg(dmesg, _kernel_start(folder))
         if cmdline is not None:
             context.cmdline = cmdline.strip()
