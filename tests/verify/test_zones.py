@@ -130,7 +130,7 @@ def test_without_context_the_boot_alone_cannot_be_verified(tmp_path: Path) -> No
     ("content", "words"),
     [
         (b"", "no dump with zones"),
-        (b"not a record\n", "no JSON"),
+        (b"not a record\n", "not JSON"),
         (b"[1, 2]\n", "not a JSON object"),
         (b'{"t":"dump","name":"default"}\n', "no end"),
         (b'{"t":"dump"}\n', "without 'name'"),
@@ -151,7 +151,7 @@ def test_bad_recordings_are_refused_in_one_line(tmp_path: Path, content: bytes, 
 def test_a_cut_off_recording_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "zones.jsonl.gz"
     path.write_bytes((DATA / "amd64-512M" / "zones.jsonl.gz").read_bytes()[:3000])
-    with pytest.raises(InputError, match="damaged or cut off"):
+    with pytest.raises(InputError, match=r"zones.jsonl.gz:\d+: cannot be read to its end"):
         verify_zones(path)
 
 

@@ -400,7 +400,8 @@ class _Checker:
         )
         if zone is not None:
             text += (
-                f"; zone {zone.name}: managed {zone.managed}, watermarks {' '.join(str(mark) for mark in zone.watermark)}, "
+                f"; zone {zone.name}: managed {zone.managed}, "
+                f"watermarks {' '.join(str(mark) for mark in zone.watermark)}, "
                 f"boost {zone.watermark_boost}, reserves {' '.join(str(pages) for pages in zone.lowmem_reserve)}"
             )
         return text
