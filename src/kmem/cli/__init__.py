@@ -1,2 +1,31 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The command line: one module per command."""
+"""The command line: one module per command.
+
+The entry point is :func:`main`.  Commands are imported when they are called,
+so that ``kmem --help`` and completion stay fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status.
+
+    Parameters
+    ----------
+    args : sequence of str, optional
+        Arguments without the program's name; those of the process if omitted.
+
+    Returns
+    -------
+    int
+        0 it held or succeeded, 1 a comparison differed, 2 bad input or usage,
+        130 interrupted, 141 the reader of the output went away.
+    """
+    from kmem.cli.app import run
+
+    return run(args)

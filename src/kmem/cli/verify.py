@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``kmem verify``: compare the model with recordings of a real kernel."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kmem.cli.app import Command
+from kmem.cli.output import print_json
+from kmem.errors import KmemError
+from kmem.verify import Result, find_recordings, name_of, verify
+
+__all__ = ["command"]
+
+_SHOWN = 3
+
+
+@click.command(
+    "verify",
+    cls=Command,
+    examples=[
+        ("kmem verify tests/data", "every recording below a folder"),
+        ("kmem verify --stop-at-first pages-00.jsonl.gz", "up to the first difference, which is described"),
+        ("kmem verify --json tests/data", "the verdicts as JSON"),
+    ],
+)
+@click.argument(
+    "paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path, exists=False)
+)
+@click.option("--stop-at-first", is_flag=True, help="Stop at the first difference.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(paths: tuple[Path, ...], stop_at_first: bool, as_json: bool) -> int:
+    """Compare the model with recordings of a real kernel.
+
+    The model starts from the recorded state, repeats each recorded operation, and has to give
+    the recorded page frames and objects; later state dumps have to be identical, list orders
+    included. PATH is a recording or a folder that is searched for recordings; cmdline.txt and
+    dmesg-boot.txt beside a recording tell the machine's CPUs and boot options.
+    """
+    results: list[tuple[Path, Result]] = []
+    refused: list[tuple[Path, KmemError]] = []
+    for path in find_recordings(paths):
+        try:
+            result = verify(path, stop_at_first=stop_at_first)
+        except KmemError as error:
+            refused.append((path, error))
+            if not as_json:
+                _print_refused(error)
+            continue
+        results.append((path, result))
+        if not as_json:
+            _print_result(result)
+        if stop_at_first and not result.held:
+            break
+    if as_json:
+        print_json(_summary(results, refused))
+    else:
+        _print_totals(results, refused)
+    if any(not result.held for _, result in results):
+        return 1
+    return 2 if refused else 0
+
+
+def _print_result(result: Result) -> None:
+    lines = [result.summary()]
+    lines += [f"    note: {note}" for note in result.notes]
+    for difference in result.differences[:_SHOWN]:
+        lines.append(textwrap.indent(difference.describe(), "    "))
+    left = len(result.differences) - _SHOWN
+    if left > 0:
+        lines.append(f"    and {left} more difference{'s' if left > 1 else ''} (--json lists them)")
+    click.echo("\n".join(lines))
+    sys.stdout.flush()
+
+
+def _print_refused(error: KmemError) -> None:
+    sys.stdout.flush()
+    click.echo(f"kmem: {error}", err=True)
+
+
+def _counts(results: list[tuple[Path, Result]], refused: list[tuple[Path, KmemError]]) -> dict[str, int]:
+    return {
+        "recordings": len(results) + len(refused),
+        "identical": sum(result.held for _, result in results),
+        "different": sum(not result.held for _, result in results),
+        "refused": len(refused),
+        "operations": sum(result.operations for _, result in results),
+        "operations_identical": sum(result.identical for _, result in results),
+    }
+
+
+def _print_totals(results: list[tuple[Path, Result]], refused: list[tuple[Path, KmemError]]) -> None:
+    counts = _counts(results, refused)
+    parts = [f"{counts['identical']} identical"]
+    if counts["different"]:
+        parts.append(f"{counts['different']} DIFFERENT")
+    if counts["refused"]:
+        parts.append(f"{counts['refused']} refused")
+    click.echo(
+        f"total: {counts['operations_identical']}/{counts['operations']} operations identical; "
+        f"{counts['recordings']} recording{'s' if counts['recordings'] != 1 else ''}: {', '.join(parts)}"
+    )
+
+
+def _summary(results: list[tuple[Path, Result]], refused: list[tuple[Path, KmemError]]) -> dict[str, Any]:
+    return {
+        "held": not refused and all(result.held for _, result in results),
+        "recordings": [{"path": str(path), **result.to_dict()} for path, result in results],
+        "refused": [{"path": str(path), "name": name_of(path), "error": str(error)} for path, error in refused],
+        "totals": _counts(results, refused),
+    }
