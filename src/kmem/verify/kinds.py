@@ -17,7 +17,7 @@ from pathlib import Path
 import zstandard
 
 from kmem.errors import InputError, NotSupportedError
-from kmem.verify.records import open_recording
+from kmem.machine.records import open_recording
 
 __all__ = ["SUPPORTED", "find_recordings", "kind_of"]
 
