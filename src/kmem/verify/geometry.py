@@ -96,7 +96,8 @@ class _Allocation:
 
 
 def _predict_kmalloc(size: int, gfp: int, table: KmallocCaches, config: SlabConfig) -> _Allocation:
-    """Return what the model makes of ``kmalloc(size, gfp)``."""
+    """Return what the model makes of ``kmalloc(size, gfp)``; a negative size is a huge size_t."""
+    size &= (1 << 8 * config.word_bytes) - 1
     if size > KMALLOC_MAX_SIZE:
         return _Allocation(too_large=True)
     if size > KMALLOC_MAX_CACHE_SIZE:
@@ -269,7 +270,7 @@ class _Checker:
         """``m``: kmalloc."""
         size, gfp = number(record, "size"), number(record, "gfp")
         model = _predict_kmalloc(size, gfp, self.table, self.config)
-        if number(record, "addr") == 0 and size and not model.too_large:
+        if number(record, "addr") == 0 and model.ksize:
             self.no_memory += 1  # a matter of free memory, which these recordings do not hold
             return
         if model.ksize:
@@ -290,7 +291,7 @@ class _Checker:
         stays = krealloc_in_place(old.ksize, size)
         model = old if stays else _predict_kmalloc(size, gfp, self.table, self.config)
         addr = number(record, "addr")
-        if addr == 0 and not stays and size and not model.too_large:
+        if addr == 0 and not stays and model.ksize:
             self.no_memory += 1
             return
         if size == 0:
