@@ -17,7 +17,7 @@ from kmem.errors import InputError
 from kmem.machine.statedump import Record, StateDump, load_page_allocator, read_records
 from kmem.mm.mmzone import MemMap
 from kmem.mm.page_alloc import PageAllocator
-from kmem.profile.gfp import format_gfp
+from kmem.profile import format_gfp
 from kmem.verify.result import Difference, Result
 
 __all__ = ["compare_page_state", "verify_pages"]
