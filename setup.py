@@ -19,6 +19,9 @@ COMPILED = [
     "kmem.mm.buddy",
     "kmem.mm.page_alloc",
     "kmem.mm.debug_vm",
+    "kmem.mm.slab",
+    "kmem.mm.slub",
+    "kmem.mm.slub_state",
 ]
 
 KINDS = {
