@@ -588,12 +588,25 @@ class Slabs:
         return slab
 
     def where(self, address: int) -> tuple:
-        """Return slab and object number of an address in a slab, without a look at whether it is in use."""
+        """Return slab and object number of an address in a slab, whether in use or not."""
         slab: cython.uint = self.slab_of(address)
         if slab == NO_SLAB:
             raise StateError(f"address {address:#x} is not in a slab")
         s: cython.pointer(Cache) = cython.address(self.caches[self.pages[slab].cache])
-        return slab, (address - (slab << 12) - s.red_left_pad) // s.size
+        return slab, (address - (cython.cast(cython.ulonglong, slab) << _PAGE_SHIFT) - s.red_left_pad) // s.size
+
+    def slab_of_frame(self, pfn: int):
+        """Return the head frame of the slab that a frame is in, or None."""
+        slab: cython.uint = self.slab_of(pfn << 12)
+        return None if slab == NO_SLAB else slab
+
+    def slab_objects(self, slab: int) -> int:
+        """Return how many objects a slab has."""
+        return self.pages[slab].objects
+
+    def slab_cache(self, slab: int) -> int:
+        """Return the index of the cache that a slab is of."""
+        return self.pages[slab].cache
 
     # ------------------------------------------------------------------ links and random numbers
 

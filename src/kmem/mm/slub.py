@@ -718,6 +718,13 @@ class Slub(Slabs):
         index: cython.ushort = 0
         return self.caches[self.pages[self.locate(address, cython.address(index))].cache].ksize
 
+    def large_order(self, address: int) -> int:
+        """Return the page order of a large allocation; -1 if the address is not that of one."""
+        pfn: cython.ulonglong = address >> 12
+        if pfn < self.memmap.nr_frames and self.pages[pfn].kind == PG_LARGE:
+            return self.pages[pfn].order
+        return -1
+
     def krealloc(self, address, size: int, gfp: int):
         """Resize an allocation: its address, which is a new one only if it grows out of its object.
 

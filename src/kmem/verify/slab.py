@@ -1,0 +1,398 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Verification of slab recordings: ``kmem_cache_alloc``, ``kmalloc`` and pages together.
+
+The model starts from the recording's first state dump, repeats each operation
+and must name the recorded slab and object, and the state of slab and cache
+after it; at each later dump the CPU slabs, freelists and partial lists must be
+the recorded ones in order, and the page allocator's state where it is shown.
+
+What a recording tells and nothing could predict: the addresses and random
+sequences of the caches, and where in its sequence the freelist of a new slab
+starts.  That start is taken as the position of the one object recorded for the
+operation that made the slab.  Whether the stack depot holds pages already when
+the recording begins is not recorded either: an empty depot is assumed first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from kmem.errors import InputError, StateError
+from kmem.machine.statedump import Record, StateDump, load_page_allocator, read_records
+from kmem.machine.statedump_slab import SlabCaches, cache_lists, load_slub
+from kmem.mm.slab_flags import SLAB_STORE_USER
+from kmem.mm.slub import Slub
+from kmem.mm.slub_state import dump_cache, slab_state
+from kmem.mm.stackdepot import StackDepot
+from kmem.profile import format_gfp
+from kmem.verify.pages import compare_page_state
+from kmem.verify.result import Difference, Result
+
+__all__ = ["SLAB_OPERATIONS", "verify_slab"]
+
+SLAB_OPERATIONS: Final = frozenset(
+    {"c", "cf", "x", "s", "r", "k", "K", "m", "M", "z", "a", "f", "L", "U", "drain", "skip", "note"}
+)
+"""Operations that a slab recording is made of."""
+
+MAX_DIFFERENCES: Final = 20
+_ANSWERS: Final = frozenset({"k", "K", "m", "M", "z", "a", "f", "s"})
+_STATE_FIELDS: Final = ("inuse", "frozen", "cpuslab", "npart", "nslabs")
+_PAGE_BYTES: Final = 4096
+
+
+def verify_slab(path: Path, *, stop_at_first: bool = False) -> Result:
+    """Check one slab or mixed recording against the model.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        A ``*.jsonl.gz`` file with state dumps and ``k``/``K`` or ``m``/``M`` operations.
+    stop_at_first : bool, optional
+        Give up at the first difference.
+
+    Returns
+    -------
+    Result
+        One operation counted for each allocation, free and shrink.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged, or holds what a slab recording cannot hold.
+    """
+    best: _Checker | None = None
+    for depot_blocks in (0, 2, 1):
+        checker = _Checker(path, stop_at_first, depot_blocks)
+        checker.run()
+        if best is None or checker.result.identical > best.result.identical or checker.result.held:
+            best = checker
+        if checker.result.held or not checker.tracked:
+            break
+    return best.finish()
+
+
+class _Checker:
+    """One pass through a recording."""
+
+    def __init__(self, path: Path, stop_at_first: bool, depot_blocks: int) -> None:
+        self.path = path
+        self.stop_at_first = stop_at_first
+        self.depot_blocks = depot_blocks
+        self.result = Result(f"{path.parent.name}/{path.name.removesuffix('.gz').removesuffix('.jsonl')}", "slab")
+        self.caches: SlabCaches | None = None
+        self.linear: list[str] = []
+        self.objects: dict[int, int | None] = {}
+        self.pages: dict[int, int] = {}
+        self.tracked = False
+        self.interrupts_on = False
+        self.op = ""
+
+    # ------------------------------------------------------------ the run
+
+    def run(self) -> None:
+        records = read_records(self.path)
+        for line, record in records:
+            try:
+                self.step(record, records, line)
+            except (KeyError, TypeError, ValueError) as error:
+                what = f"a record without {error}" if isinstance(error, KeyError) else f"an unusable record: {error}"
+                raise InputError(what, file=self.path, line=line) from None
+            if self.stop_at_first and self.result.differences:
+                return
+        if self.caches is None:
+            raise InputError("no state dump with slab caches to start from", file=self.path)
+
+    def finish(self) -> Result:
+        """Add the notes, and return the verdict."""
+        if self.caches is not None and self.caches.slub.shuffled_slabs:
+            self.result.notes.append(
+                f"{self.caches.slub.shuffled_slabs} shuffled freelists start at the first object recorded of their slab"
+            )
+        if self.tracked:
+            state = ("empty", "with its current block", "with its current and its next block")[self.depot_blocks]
+            self.result.notes.append(f"stack depot taken to be {state} at the start")
+        return self.result
+
+    def step(self, record: Record, records: Iterator[tuple[int, Record]], line: int) -> None:
+        if record.get("t") == "dump":
+            self.dump(StateDump.collect(record, records, self.path, line))
+            return
+        op = record.get("op")
+        if op is None:
+            return
+        if op not in SLAB_OPERATIONS:
+            raise InputError(f"operation {op!r} does not belong in a slab recording", file=self.path, line=line)
+        if op in _ANSWERS and op != "s":
+            if self.caches is None:
+                raise InputError("an operation before the first state dump", file=self.path, line=line)
+            self.operation(self.caches, record)
+        else:
+            self.control(str(op), record)
+
+    def control(self, op: str, record: Record) -> None:
+        """Carry out an operation that has no object for an answer."""
+        if self.caches is None:
+            if op == "r":
+                self.linear.append(record["cid"])
+            return
+        slub = self.caches.slub
+        if op == "U":
+            self.interrupts_on = True
+            slub.rcu_barrier()
+        elif op == "drain":
+            slub.allocator.drain_pages(record.get("cpu", 0))
+        elif op in ("c", "cf"):
+            self.caches.add(record)
+        elif op in ("r", "s", "x"):
+            index = self.caches.by_cid[record["cid"]]
+            if op == "r":
+                slub.drop_random_seq(index)
+            elif op == "s":
+                self.shrink(slub, index, record)
+            elif index not in self.caches.shared:
+                slub.kmem_cache_destroy(index)
+
+    def shrink(self, slub: Slub, index: int, record: Record) -> None:
+        if index in self.caches.shared and self.interrupts_on:
+            return  # the kernel uses this cache as well, and runs again
+        self.result.operations += 1
+        got = int(slub.kmem_cache_shrink(index))
+        if got == record["ret"]:
+            self.result.identical += 1
+        else:
+            self.note([Difference(record.get("i"), "kmem_cache_shrink: slabs left", record["ret"], got, "")])
+
+    def note(self, differences: list[Difference]) -> None:
+        room = MAX_DIFFERENCES - len(self.result.differences)
+        self.result.differences.extend(differences[:room])
+
+    # ------------------------------------------------------------ operations
+
+    def operation(self, caches: SlabCaches, record: Record) -> None:
+        """Repeat one allocation or free and compare what it did."""
+        slub = caches.slub
+        self.result.operations += 1
+        self.op = record["op"]
+        cpu = int(record.get("cpu", 0))
+        slub.allocator.cpu = cpu
+        slub.start_object = int(record.get("idx", -1))
+        try:
+            if self.op in "af":
+                wanted, got = self.page_operation(slub, record)
+            elif self.op == "z":
+                wanted, got = self.reallocation(slub, record)
+            elif self.op in "km":
+                wanted, got = self.allocation(caches, record)
+            else:
+                wanted, got = self.free(slub, record)
+        except (StateError, ValueError) as error:
+            wanted, got = {"operation": "done"}, {"operation": str(error)}
+        slub.start_object = -1
+        wrong = [name for name, value in wanted.items() if got.get(name) != value]
+        if not wrong:
+            self.result.identical += 1
+            return
+        self.note(
+            [
+                Difference(
+                    record.get("i"),
+                    ", ".join(wrong),
+                    ", ".join(str(wanted[name]) for name in wrong),
+                    ", ".join(str(got.get(name)) for name in wrong),
+                    self.describe(caches, record),
+                )
+            ]
+        )
+
+    def allocation(self, caches: SlabCaches, record: Record) -> tuple[Record, Record]:
+        slub, gfp = caches.slub, int(record["gfp"], 16)
+        if self.op == "k":
+            got = slub.kmem_cache_alloc(caches.by_cid[record["cid"]], gfp)
+        else:
+            self.result.kind = "mixed"
+            got = slub.kmalloc(record["size"], gfp)
+        self.objects[record["slot"]] = got
+        return self.answer(slub, record, got)
+
+    def answer(self, slub: Slub, record: Record, got: int | None) -> tuple[Record, Record]:
+        """Return what was recorded of an allocation, and what the model has."""
+        failed = int(record["addr"], 16) == 0
+        if failed or got is None:
+            return {"object": None if failed else "an object"}, {"object": got if got is None else "an object"}
+        if "slab" not in record:
+            return {"slab": None}, {"slab": None}
+        wanted = {name: record[name] for name in ("slab", "ksize") if name in record}
+        model: Record = {"ksize": slub.ksize(got)} if "ksize" in record else {}
+        if record["slab"] is None:
+            wanted |= {"pfn": record["pfn"], "pgorder": record["pgorder"]}
+            model |= {"slab": None, "pfn": got // _PAGE_BYTES, "pgorder": slub.large_order(got)}
+            if slub.large_order(got) < 0:
+                model["slab"] = slub.where(got)[0]
+            return wanted, model
+        return self.slab_answer(slub, record, got, wanted, model)
+
+    def slab_answer(
+        self, slub: Slub, record: Record, address: int, wanted: Record, model: Record
+    ) -> tuple[Record, Record]:
+        """Add object, slab and cache after the operation to both sides."""
+        wanted |= {name: record[name] for name in ("slab", "idx", "cache", "objs", *_STATE_FIELDS)}
+        if slub.large_order(address) >= 0:
+            return wanted, model | {"slab": None}
+        slab, model["idx"] = slub.where(address)
+        model |= zip(_STATE_FIELDS, slab_state(slub, slab, slub.allocator.cpu), strict=True)
+        model |= {"slab": slab, "objs": slub.slab_objects(slab), "cache": slub.geometries[slub.slab_cache(slab)].name}
+        return wanted, model
+
+    def free(self, slub: Slub, record: Record) -> tuple[Record, Record]:
+        address = self.objects.pop(record["slot"], None)
+        if address is None:
+            return {"operation": "freed"}, {"operation": f"nothing in slot {record['slot']}"}
+        slub.kfree(address)
+        if record["slab"] is None:
+            gone = slub.slab_of_frame(address // _PAGE_BYTES)
+            return {"slab": None, "pfn": record["pfn"]}, {"slab": gone, "pfn": address // _PAGE_BYTES}
+        if slub.slab_of_frame(address // _PAGE_BYTES) is None:
+            return {"slab": record["slab"]}, {"slab": None}
+        return self.slab_answer(slub, record, address, {}, {})
+
+    def reallocation(self, slub: Slub, record: Record) -> tuple[Record, Record]:
+        self.result.kind = "mixed"
+        old = self.objects.get(record["slot"])
+        got = slub.krealloc(old, record["size"], int(record["gfp"], 16))
+        if got is not None:
+            self.objects[record["slot"]] = got
+        return self.answer(slub, record, got)
+
+    def page_operation(self, slub: Slub, record: Record) -> tuple[Record, Record]:
+        allocator, order = slub.allocator, int(record["order"])
+        if self.op == "a":
+            got = allocator.alloc_pages(int(record["gfp"], 16), order)
+            self.pages[record["slot"]] = got
+        else:
+            got = self.pages.pop(record["slot"], -1)
+            allocator.free_pages(got, order)
+        wanted, model = {"pfn": record["pfn"]}, {"pfn": got}
+        if got >= 0 and record["pfn"] >= 0:
+            memmap = allocator.memmap
+            zone_id = int(memmap.pages_array["zone"][got])
+            pageset = memmap.pagesets_array[zone_id * memmap.nr_cpus + allocator.cpu]
+            wanted |= {name: record[name] for name in ("zone", "nf", "nfd", "pc", "ff")}
+            model |= {"zone": memmap.zone_name(zone_id), "nf": int(memmap.zones_array[zone_id]["free_pages"])}
+            model |= {"nfd": int(pageset["stat_diff"]), "pc": int(pageset["count"]), "ff": int(pageset["free_factor"])}
+        return wanted, model
+
+    def describe(self, caches: SlabCaches, record: Record) -> str:
+        """Return the operation and the state of its cache, in words."""
+        op, slub = self.op, caches.slub
+        gfp = int(record["gfp"], 16) if "gfp" in record else 0
+        mask = f"{format_gfp(gfp)} = {gfp:#x}"
+        text = {
+            "k": f"kmem_cache_alloc({mask})",
+            "K": f"kmem_cache_free(slot {record['slot']})",
+            "m": f"kmalloc({record.get('size')}, {mask})",
+            "M": f"kfree(slot {record['slot']})",
+            "z": f"krealloc(slot {record['slot']}, {record.get('size')}, {mask})",
+            "a": f"alloc_pages({mask}, order {record.get('order')})",
+            "f": f"__free_pages(slot {record['slot']}, order {record.get('order')})",
+        }[op] + f" on CPU {slub.allocator.cpu}"
+        names = {slub.geometries[index].name: index for index in slub.geometries}
+        index = caches.by_cid.get(record.get("cid", -1), names.get(record.get("cache", "")))
+        if index is None or index not in slub.geometries:
+            return text
+        return f"{text}\n{describe_cache(slub, index)}"
+
+    # ------------------------------------------------------------ dumps
+
+    def dump(self, dump: StateDump) -> None:
+        if self.caches is None:
+            self.start(dump)
+            return
+        differences = self.compare_caches(self.caches, dump)
+        if dump.zones and not self.interrupts_on:
+            differences += compare_page_state(self.caches.slub.memmap, dump)
+        self.result.end_state = self.result.end_state is not False and not differences
+        self.note(differences)
+
+    def start(self, dump: StateDump) -> None:
+        """Start the model from the first dump that shows zones."""
+        if not dump.zones:
+            return
+        if not (dump.of("mycache") or dump.of("cache")):
+            raise InputError("the first state dump shows no slab caches", file=self.path, line=dump.line)
+        allocator = load_page_allocator(dump)
+        self.caches = load_slub(dump, allocator)
+        word_bytes = 8 if "DMA32" in allocator.memmap.zone_names else 4
+        depot = StackDepot(allocator, self.depot_blocks, word_bytes=word_bytes)
+
+        def on_track(freeing: bool, gfp: int) -> None:
+            # A script's requests all come down the same path, one for each kind of operation.
+            depot.save(self.op, gfp)
+
+        slub = self.caches.slub
+        slub.on_track = on_track
+        self.tracked = any(geometry.flags & SLAB_STORE_USER for geometry in slub.geometries.values())
+
+    def compare_caches(self, caches: SlabCaches, dump: StateDump) -> list[Difference]:
+        """Compare the lists of all caches that a dump shows in full."""
+        found: list[Difference] = []
+        for record in (*dump.of("cache"), *dump.of("mycache")):
+            index = caches.by_ptr.get(record["ptr"])
+            if index is None or "nodes" not in record or (self.interrupts_on and index in caches.shared):
+                continue
+            expected, got = cache_lists(record), dump_cache(caches.slub, index)
+            if "cpus" not in record:
+                got["cpus"] = [got["cpus"][0]]
+            if expected != got:
+                where = f"state dump {dump.name!r}: cache {record['name']}"
+                found.append(_first_difference(where, expected, got))
+        return found
+
+
+def _first_difference(where: str, expected: Any, got: Any) -> Difference:
+    """Return the first place at which two nests of dicts and lists differ."""
+    while True:
+        if isinstance(expected, dict) and isinstance(got, dict):
+            key = next(name for name in expected if expected[name] != got.get(name))
+            where, expected, got = f"{where}, {key}", expected[key], got.get(key)
+        elif isinstance(expected, list) and isinstance(got, list):
+            both = zip(expected, got, strict=False)
+            place = next((i for i, (a, b) in enumerate(both) if a != b), min(len(expected), len(got)))
+            sizes = f"{len(expected)} entries recorded, {len(got)} in the model"
+            if place == len(expected) or place == len(got):
+                ends = [_brief(side[place]) if place < len(side) else "end of list" for side in (expected, got)]
+                return Difference(None, f"{where} {place}", ends[0], ends[1], sizes)
+            where, expected, got = f"{where} {place}", expected[place], got[place]
+        else:
+            return Difference(None, where, _brief(expected), _brief(got), "")
+
+
+def _brief(value: Any) -> Any:
+    """Return a value for a report; of a slab, its frame."""
+    if isinstance(value, dict):
+        return f"slab {value['s']['pfn']}" if "s" in value else f"slab {value.get('pfn')}"
+    return value
+
+
+def describe_cache(slub: Slub, index: int) -> str:
+    """Return the lists of a cache in a few lines of words."""
+    geometry, state = slub.geometries[index], dump_cache(slub, index)
+    lines = [
+        f"  cache {geometry.name}: size {geometry.size}, order {geometry.order} ({geometry.objects} objects), "
+        f"min_partial {geometry.min_partial}, cpu_partial_slabs {geometry.cpu_partial_slabs}"
+    ]
+    for cpu in state["cpus"]:
+        slab = cpu["slab"]
+        current = "no slab" if slab is None else f"slab {slab['pfn']}, own freelist {cpu['freelist'][:8]}"
+        if slab is not None:
+            current += f", freed by others {slab['freelist'][:8]}"
+        partial = ", ".join(f"{entry['s']['pfn']} ({entry['s']['inuse']} in use)" for entry in cpu["partial"][:8])
+        lines.append(f"    CPU {cpu['cpu']}: {current}; partial: {partial or 'none'}")
+    for node in state["nodes"]:
+        partial = ", ".join(f"{slab['pfn']} ({slab['inuse']} in use)" for slab in node["partial"][:8])
+        lines.append(
+            f"    node {node['node']}: {node['nr_slabs']} slabs, {node['nr_partial']} partial: {partial or 'none'}"
+        )
+    return "\n".join(lines)
