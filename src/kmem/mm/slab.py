@@ -45,6 +45,7 @@ from cython.cimports.kmem.mm.page_alloc import (
 )
 
 from kmem.errors import StateError, UsageError
+from kmem.mm.page import NO_PAGE
 
 CACHE_DTYPE = np.dtype(
     [
@@ -203,12 +204,12 @@ class Slabs:
                       "objects", "min_objects", "order", "min_order", "debug"):
             row[field] = getattr(g, field)
         row["red_left_pad"] = g.red_left_pad if g.flags & _SLAB_RED_ZONE else 0
-        row["random_seq"] = NO_SLAB if random_seq is None else self.store_sequence(random_seq)
+        row["random_seq"] = NO_PAGE if random_seq is None else self.store_sequence(random_seq)
         for field in ("new_slabs", "freed_slabs", "order_fallbacks", "failures"):
             row[field] = 0
         row["live"] = 1
         cpus = self.cpus_array[index * self.nr_cpus : (index + 1) * self.nr_cpus]
-        cpus["slab"] = cpus["partial"] = NO_SLAB
+        cpus["slab"] = cpus["partial"] = NO_PAGE
         cpus["freelist"] = NO_OBJECT
         cpus["size"] = g.size
         cpus["reciprocal"] = min(-(-(1 << 32) // g.size), 0xFFFFFFFF)
