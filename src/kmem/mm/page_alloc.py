@@ -180,7 +180,7 @@ class PageAllocator(Buddy):
 
         Source: mm/page_alloc.c:zone_watermark_fast @6.1.192
         """
-        free_pages: cython.long = z.free_pages
+        free_pages: cython.long = max(z.free_pages, 0)
         usable: cython.long
         if not order:
             usable = free_pages
