@@ -8,6 +8,7 @@ the traceback instead.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -90,11 +91,9 @@ def cli() -> None:
 
 
 def _complain(text: str) -> None:
-    try:
+    with contextlib.suppress(OSError):
         sys.stderr.write("kmem: " + " ".join(text.split()) + "\n")
         sys.stderr.flush()
-    except OSError:
-        pass
 
 
 def _usage(error: click.ClickException) -> str:
@@ -107,10 +106,8 @@ def _usage(error: click.ClickException) -> str:
 
 def _broken_pipe() -> int:
     # The interpreter flushes standard output once more on its way out; that must find a place to go.
-    try:
+    with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):
-        pass
     return EXIT_BROKEN_PIPE
 
 

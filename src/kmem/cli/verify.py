@@ -29,9 +29,7 @@ _SHOWN = 3
         ("kmem verify --json tests/data", "the verdicts as JSON"),
     ],
 )
-@click.argument(
-    "paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path, exists=False)
-)
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path, exists=False))
 @click.option("--stop-at-first", is_flag=True, help="Stop at the first difference.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(paths: tuple[Path, ...], stop_at_first: bool, as_json: bool) -> int:
@@ -95,6 +93,9 @@ def _counts(results: list[tuple[Path, Result]], refused: list[tuple[Path, KmemEr
 
 
 def _print_totals(results: list[tuple[Path, Result]], refused: list[tuple[Path, KmemError]]) -> None:
+    if not results:
+        click.echo(f"total: nothing compared; {len(refused)} recording{'s' if len(refused) != 1 else ''} refused")
+        return
     counts = _counts(results, refused)
     parts = [f"{counts['identical']} identical"]
     if counts["different"]:
