@@ -102,7 +102,7 @@ def test_a_refused_cache_that_was_created_is_a_difference(tmp_path: Path) -> Non
     assert victim["ok"] == 0
     victim["asked_size"] -= 1
     result = verify_geometry(rewritten(name, records, tmp_path))
-    assert [(d.op, d.expected, d.got) for d in result.differences][0] == (victim["i"], "NULL", "a cache")
+    assert next((d.op, d.expected, d.got) for d in result.differences) == (victim["i"], "NULL", "a cache")
 
 
 def test_stop_at_first_ends_there(tmp_path: Path) -> None:

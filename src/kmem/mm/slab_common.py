@@ -206,7 +206,7 @@ class CacheGeometry:
     offset : int
         Offset of the free pointer, from the start of the object.
     red_left_pad : int
-        Red zone in front of each object; 0 without SLAB_RED_ZONE.
+        Red zone in front of each object; only SLAB_RED_ZONE gives it a meaning.
     flags : int
         ``SLAB_*`` with SLUB's own bits.
     order, objects : int
