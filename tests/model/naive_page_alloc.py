@@ -11,135 +11,64 @@ Source: mm/page_alloc.c, mm/vmstat.c, mm/page_isolation.c, include/linux/{gfp,gf
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-MAX_ORDER = 11  # orders 0 to 10
-PAGE_SHIFT = 12
-COSTLY_ORDER = 3
-PCP_BATCH_SCALE_MAX = 5
-MAX_RECLAIM_RETRIES = 16
-
-UNMOVABLE, MOVABLE, RECLAIMABLE, HIGHATOMIC, ISOLATE, CMA = range(6)
-MIGRATE_TYPES = 6
-PCPTYPES = 3  # the first three have per-CPU lists and merge with each other
-NR_LOWORDER_PCP_LISTS = 12
-NR_PCP_LISTS = 14
-
-FALLBACKS = {
-    UNMOVABLE: (RECLAIMABLE, MOVABLE),
-    MOVABLE: (RECLAIMABLE, UNMOVABLE),
-    RECLAIMABLE: (UNMOVABLE, MOVABLE),
-}
-
-GFP_DMA, GFP_HIGHMEM, GFP_DMA32, GFP_MOVABLE, GFP_RECLAIMABLE = 0x1, 0x2, 0x4, 0x8, 0x10
-GFP_HIGH, GFP_IO, GFP_ATOMIC, GFP_DIRECT_RECLAIM, GFP_KSWAPD_RECLAIM = (
-    0x20,
-    0x40,
-    0x200,
-    0x400,
-    0x800,
+from .naive_zone import (
+    ALLOC_CMA,
+    ALLOC_HIGHATOMIC,
+    ALLOC_KSWAPD,
+    ALLOC_MIN_RESERVE,
+    ALLOC_NO_WATERMARKS,
+    ALLOC_NOFRAGMENT,
+    ALLOC_NON_BLOCK,
+    ALLOC_OOM,
+    ALLOC_RESERVES,
+    ALLOC_WMARK_MASK,
+    CMA,
+    COSTLY_ORDER,
+    FALLBACKS,
+    GFP_ATOMIC,
+    GFP_COMP,
+    GFP_DIRECT_RECLAIM,
+    GFP_HIGH,
+    GFP_HIGHMEM,
+    GFP_IO,
+    GFP_KSWAPD_RECLAIM,
+    GFP_MEMALLOC,
+    GFP_MOVABLE,
+    GFP_NOFAIL,
+    GFP_NOMEMALLOC,
+    GFP_NORETRY,
+    GFP_RECLAIMABLE,
+    GFP_RETRY_MAYFAIL,
+    GFP_THISNODE,
+    HIGHATOMIC,
+    ISOLATE,
+    MAX_ORDER,
+    MAX_RECLAIM_RETRIES,
+    MIGRATE_TYPES,
+    MOVABLE,
+    NR_LOWORDER_PCP_LISTS,
+    NR_PCP_LISTS,
+    PAGE_SHIFT,
+    PCP_BATCH_SCALE_MAX,
+    PCPTYPES,
+    RECLAIMABLE,
+    UNMOVABLE,
+    WMARK_HIGH,
+    WMARK_LOW,
+    WMARK_MIN,
+    ZONE_BOOSTED_WATERMARK,
+    ZONE_RECLAIM_ACTIVE,
+    PcpSet,
+    Zone,
 )
-GFP_RETRY_MAYFAIL, GFP_NOFAIL, GFP_NORETRY, GFP_MEMALLOC = (
-    0x4000,
-    0x8000,
-    0x10000,
-    0x20000,
-)
-GFP_COMP, GFP_NOMEMALLOC, GFP_THISNODE = 0x40000, 0x80000, 0x200000
-
-WMARK_MIN, WMARK_LOW, WMARK_HIGH = 0, 1, 2
-ALLOC_NO_WATERMARKS = 0x04
-ALLOC_WMARK_MASK = 0x03
-ALLOC_OOM = 0x08
-ALLOC_NON_BLOCK = 0x10
-ALLOC_MIN_RESERVE = 0x20
-ALLOC_CMA = 0x80
-ALLOC_NOFRAGMENT = 0x100
-ALLOC_HIGHATOMIC = 0x200
-ALLOC_KSWAPD = 0x800
-ALLOC_RESERVES = ALLOC_NON_BLOCK | ALLOC_MIN_RESERVE | ALLOC_HIGHATOMIC | ALLOC_OOM
-
-ZONE_BOOSTED_WATERMARK = 1
-ZONE_RECLAIM_ACTIVE = 2
 
 
-class FreeList(OrderedDict[int, None]):
-    """The free blocks of one order and migrate type, head first: frame -> None."""
-
-    def __init__(self, order: int, migratetype: int) -> None:
-        super().__init__()
-        self.order = order
-        self.migratetype = migratetype
-
-    def add(self, pfn: int) -> None:
-        """Put `pfn` before all others."""
-        self[pfn] = None
-        self.move_to_end(pfn, last=False)
-
-    def add_tail(self, pfn: int) -> None:
-        """Put `pfn` behind all others."""
-        self[pfn] = None
-
-
-@dataclass(slots=True)
-class PcpSet:
-    """The pages that one CPU keeps of one zone, with the CPU's share of the zone's counters."""
-
-    high: int
-    batch: int
-    count: int = 0
-    free_factor: int = 0
-    stat_threshold: int = 0
-    free_diff: int = 0  # vm_stat_diff[NR_FREE_PAGES]
-    cma_diff: int = 0  # vm_stat_diff[NR_FREE_CMA_PAGES]
-    lists: list[deque[int]] = field(
-        default_factory=lambda: [deque() for _ in range(NR_PCP_LISTS)]
-    )
-
-
-@dataclass(slots=True, eq=False)
-class Zone:
-    """One zone of one node."""
-
-    node: int
-    index: int
-    name: str
-    start_pfn: int
-    spanned: int
-    present: int
-    managed: int
-    watermark: list[int]
-    lowmem_reserve: list[int]
-    block_types: list[
-        int | None
-    ]  # migrate type of each page block, from the one that holds start_pfn
-    pcp: list[PcpSet]
-    end_pfn: int = 0
-    boost: int = 0
-    nr_reserved_highatomic: int = 0
-    flags: int = 0
-    free_pages: int = 0  # vm_stat[NR_FREE_PAGES], without what CPUs have not folded in
-    free_cma_pages: int = 0
-    nr_isolate_pageblock: int = 0
-    nr_free: list[int] = field(default_factory=lambda: [0] * MAX_ORDER)
-    free_list: list[list[FreeList]] = field(
-        default_factory=lambda: [
-            [FreeList(order, mt) for mt in range(MIGRATE_TYPES)]
-            for order in range(MAX_ORDER)
-        ]
-    )
-    buddy: dict[int, FreeList] = field(
-        default_factory=dict
-    )  # head of a free block -> the list it is on
-
-    def __post_init__(self) -> None:
-        self.end_pfn = self.start_pfn + self.spanned
-
-    def spans(self, pfn: int) -> bool:
-        return self.start_pfn <= pfn < self.end_pfn
+class WouldLoopForever(Exception):
+    """A request that must not fail finds nothing: the kernel would try again and again."""
 
 
 @dataclass(slots=True)
@@ -197,35 +126,18 @@ class NaivePageAllocator:
         self.lru: set[int] = set()  # frames in use that could be migrated
         self.pcp_type: dict[int, int] = {}  # page->index of the blocks on per-CPU lists
         self.allocated: dict[int, int] = {}  # blocks given out: frame -> order
-        self.pfmemalloc: set[int] = (
-            set()
-        )  # of those, the ones that ignored the watermarks
+        self.pfmemalloc: set[int] = set()  # of those, the ones that ignored the watermarks
 
         zone_normal = 2 if has_dma32 else 1
         highmem = zone_normal + 1 if has_highmem else zone_normal
         movable = zone_normal + 1 + has_highmem
         dma32 = 1 if has_dma32 else zone_normal
         self.zone_normal = zone_normal
-        self.zone_of_gfp = {
-            0: zone_normal,
-            1: 0,
-            2: highmem,
-            4: dma32,
-            8: zone_normal,
-            9: 0,
-            10: movable,
-            12: dma32,
-        }
+        self.zone_of_gfp = {0: zone_normal, 1: 0, 2: highmem, 4: dma32, 8: zone_normal, 9: 0, 10: movable, 12: dma32}
         self.populated = {(zone.node, zone.index) for zone in zones}
         # zonelist[node][thisnode][highest zone index]
         self.zonelist = [
-            [
-                [
-                    [zone for zone in row if zone.index <= highest]
-                    for highest in range(movable + 1)
-                ]
-                for row in rows
-            ]
+            [[[zone for zone in row if zone.index <= highest] for highest in range(movable + 1)] for row in rows]
             for rows in zonelists
         ]
 
@@ -236,18 +148,14 @@ class NaivePageAllocator:
         return self.zones[min(bisect_right(self.zone_ends, pfn), len(self.zones) - 1)]
 
     def get_pageblock_migratetype(self, zone: Zone, pfn: int) -> int:
-        mt = zone.block_types[
-            (pfn >> self.pageblock_order) - (zone.start_pfn >> self.pageblock_order)
-        ]
+        mt = zone.block_types[(pfn >> self.pageblock_order) - (zone.start_pfn >> self.pageblock_order)]
         assert mt is not None, f"page block of frame {pfn} has no memory"
         return mt
 
     def set_pageblock_migratetype(self, zone: Zone, pfn: int, mt: int) -> None:
         if self.page_group_by_mobility_disabled and mt < PCPTYPES:
             mt = UNMOVABLE
-        zone.block_types[
-            (pfn >> self.pageblock_order) - (zone.start_pfn >> self.pageblock_order)
-        ] = mt
+        zone.block_types[(pfn >> self.pageblock_order) - (zone.start_pfn >> self.pageblock_order)] = mt
 
     def mod_free_pages(self, zone: Zone, delta: int, cpu: int) -> None:
         """NR_FREE_PAGES: kept on the CPU until it is more than the threshold, then folded whole."""
@@ -273,9 +181,7 @@ class NaivePageAllocator:
 
     # ---- free lists
 
-    def add_to_free_list(
-        self, zone: Zone, pfn: int, order: int, mt: int, *, tail: bool = False
-    ) -> None:
+    def add_to_free_list(self, zone: Zone, pfn: int, order: int, mt: int, *, tail: bool = False) -> None:
         free_list = zone.free_list[order][mt]
         if tail:
             free_list.add_tail(pfn)
@@ -299,9 +205,7 @@ class NaivePageAllocator:
         zone.nr_free[free_list.order] -= 1
         return free_list.order
 
-    def buddy_merge_likely(
-        self, zone: Zone, pfn: int, buddy_pfn: int, order: int
-    ) -> bool:
+    def buddy_merge_likely(self, zone: Zone, pfn: int, buddy_pfn: int, order: int) -> bool:
         """The buddy of the next order is free: this block may soon be part of something bigger."""
         if order >= MAX_ORDER - 2:
             return False
@@ -312,15 +216,7 @@ class NaivePageAllocator:
         return other is not None and other.order == order + 1
 
     def free_one_page(
-        self,
-        zone: Zone,
-        pfn: int,
-        order: int,
-        mt: int,
-        cpu: int,
-        *,
-        to_tail: bool = False,
-        account: bool = True,
+        self, zone: Zone, pfn: int, order: int, mt: int, cpu: int, *, to_tail: bool = False, account: bool = True
     ) -> None:
         """__free_one_page: merge with free buddies, then on to a list."""
         if account and mt != ISOLATE:
@@ -395,10 +291,7 @@ class NaivePageAllocator:
         return None
 
     def boost_watermark(self, zone: Zone) -> bool:
-        if (
-            not self.watermark_boost_factor
-            or self.pageblock_nr_pages * 4 > zone.managed
-        ):
+        if not self.watermark_boost_factor or self.pageblock_nr_pages * 4 > zone.managed:
             return False
         max_boost = zone.watermark[WMARK_HIGH] * self.watermark_boost_factor // 10000
         if not max_boost:
@@ -407,9 +300,7 @@ class NaivePageAllocator:
         zone.boost = min(zone.boost + self.pageblock_nr_pages, max_boost)
         return True
 
-    def steal_suitable_fallback(
-        self, zone: Zone, pfn: int, alloc_flags: int, start_mt: int, whole_block: bool
-    ) -> None:
+    def steal_suitable_fallback(self, zone: Zone, pfn: int, alloc_flags: int, start_mt: int, whole_block: bool) -> None:
         """Make the free block at `pfn` one of `start_mt`, with more of its page block if that pays."""
         order = zone.buddy[pfn].order
         old_block_type = self.get_pageblock_migratetype(zone, pfn)
@@ -433,16 +324,11 @@ class NaivePageAllocator:
             alike = self.pageblock_nr_pages - moved - movable
         else:
             alike = 0
-        if (
-            moved + alike >= self.pageblock_nr_pages // 2
-            or self.page_group_by_mobility_disabled
-        ):
+        if moved + alike >= self.pageblock_nr_pages // 2 or self.page_group_by_mobility_disabled:
             self.set_pageblock_migratetype(zone, pfn, start_mt)
         return None
 
-    def rmqueue_fallback(
-        self, zone: Zone, order: int, mt: int, alloc_flags: int
-    ) -> bool:
+    def rmqueue_fallback(self, zone: Zone, order: int, mt: int, alloc_flags: int) -> bool:
         """Bring a block of another type to the lists of `mt`: the largest, or for movable pages the smallest."""
         min_order = order
         if order < self.pageblock_order and alloc_flags & ALLOC_NOFRAGMENT:
@@ -466,10 +352,7 @@ class NaivePageAllocator:
 
     def rmqueue(self, zone: Zone, order: int, mt: int, alloc_flags: int) -> int | None:
         """__rmqueue: a block off the buddy lists, from another migrate type if need be."""
-        if (
-            alloc_flags & ALLOC_CMA
-            and max(zone.free_cma_pages, 0) > max(zone.free_pages, 0) // 2
-        ):
+        if alloc_flags & ALLOC_CMA and max(zone.free_cma_pages, 0) > max(zone.free_pages, 0) // 2:
             pfn = self.rmqueue_smallest(zone, order, CMA)
             if pfn is not None:
                 return pfn
@@ -477,9 +360,7 @@ class NaivePageAllocator:
             pfn = self.rmqueue_smallest(zone, order, mt)
             if pfn is None and alloc_flags & ALLOC_CMA:
                 pfn = self.rmqueue_smallest(zone, order, CMA)
-            if pfn is not None or not self.rmqueue_fallback(
-                zone, order, mt, alloc_flags
-            ):
+            if pfn is not None or not self.rmqueue_fallback(zone, order, mt, alloc_flags):
                 return pfn
 
     # ---- the high-atomic reserve
@@ -502,9 +383,7 @@ class NaivePageAllocator:
                     continue
                 pfn = next(iter(free_list))
                 if self.get_pageblock_migratetype(zone, pfn) == HIGHATOMIC:
-                    zone.nr_reserved_highatomic -= min(
-                        self.pageblock_nr_pages, zone.nr_reserved_highatomic
-                    )
+                    zone.nr_reserved_highatomic -= min(self.pageblock_nr_pages, zone.nr_reserved_highatomic)
                 self.set_pageblock_migratetype(zone, pfn, ac.migratetype)
                 moved, _ = self.move_freepages_block(zone, pfn, ac.migratetype)
                 if moved:
@@ -519,15 +398,9 @@ class NaivePageAllocator:
         return PCPTYPES * order + mt
 
     def pcp_order(self, pindex: int) -> int:
-        return (
-            self.pageblock_order
-            if pindex >= NR_LOWORDER_PCP_LISTS
-            else pindex // PCPTYPES
-        )
+        return self.pageblock_order if pindex >= NR_LOWORDER_PCP_LISTS else pindex // PCPTYPES
 
-    def rmqueue_bulk(
-        self, zone: Zone, order: int, count: int, mt: int, alloc_flags: int, cpu: int
-    ) -> list[int]:
+    def rmqueue_bulk(self, zone: Zone, order: int, count: int, mt: int, alloc_flags: int, cpu: int) -> list[int]:
         """Up to `count` blocks off the buddy lists; the free pages are counted down once for all of them."""
         taken: list[int] = []
         while len(taken) < count:
@@ -540,9 +413,7 @@ class NaivePageAllocator:
         self.mod_free_pages(zone, -(len(taken) << order), cpu)
         return taken
 
-    def rmqueue_pcplist_locked(
-        self, zone: Zone, order: int, mt: int, alloc_flags: int, cpu: int
-    ) -> int | None:
+    def rmqueue_pcplist_locked(self, zone: Zone, order: int, mt: int, alloc_flags: int, cpu: int) -> int | None:
         """__rmqueue_pcplist: the head of the CPU's list, refilled at its tail when it is empty."""
         pcp = zone.pcp[cpu]
         pages = pcp.lists[self.pindex(mt, order)]
@@ -556,9 +427,7 @@ class NaivePageAllocator:
         pcp.count -= 1 << order
         return pages.popleft()
 
-    def free_pcppages_bulk(
-        self, zone: Zone, count: int, pcp: PcpSet, pindex: int, cpu: int
-    ) -> None:
+    def free_pcppages_bulk(self, zone: Zone, count: int, pcp: PcpSet, pindex: int, cpu: int) -> None:
         """Frames from the tails of the lists back to the buddy lists, `pindex` first, then round and round.
 
         `cpu` is the one that does it and counts the free pages; `pcp` may be another's.
@@ -620,9 +489,7 @@ class NaivePageAllocator:
         free_high = pcp.free_factor > 0 and 0 < order <= COSTLY_ORDER
         high = self.nr_pcp_high(zone, pcp, free_high)
         if pcp.count >= high:
-            self.free_pcppages_bulk(
-                zone, self.nr_pcp_free(pcp, high, free_high), pcp, pindex, cpu
-            )
+            self.free_pcppages_bulk(zone, self.nr_pcp_free(pcp, high, free_high), pcp, pindex, cpu)
         return None
 
     def zones_by_index(self) -> list[Zone]:
@@ -656,15 +523,7 @@ class NaivePageAllocator:
             unusable += max(zone.free_cma_pages, 0)
         return unusable
 
-    def watermark_ok(
-        self,
-        zone: Zone,
-        order: int,
-        mark: int,
-        highest: int,
-        alloc_flags: int,
-        free: int,
-    ) -> bool:
+    def watermark_ok(self, zone: Zone, order: int, mark: int, highest: int, alloc_flags: int, free: int) -> bool:
         """__zone_watermark_ok: enough frames above the mark, and a block that is large enough."""
         free -= self.unusable_free(zone, order, alloc_flags)
         minimum = mark
@@ -690,15 +549,7 @@ class NaivePageAllocator:
                 return True
         return False
 
-    def watermark_fast(
-        self,
-        zone: Zone,
-        order: int,
-        mark: int,
-        highest: int,
-        alloc_flags: int,
-        gfp: int,
-    ) -> bool:
+    def watermark_fast(self, zone: Zone, order: int, mark: int, highest: int, alloc_flags: int, gfp: int) -> bool:
         free = max(zone.free_pages, 0)
         if order == 0:
             usable = free - min(free, self.unusable_free(zone, 0, alloc_flags))
@@ -707,15 +558,8 @@ class NaivePageAllocator:
         if self.watermark_ok(zone, order, mark, highest, alloc_flags, free):
             return True
         # The boost is there to wake kswapd early; it must not make an atomic request fail.
-        if (
-            order == 0
-            and gfp & GFP_ATOMIC
-            and zone.boost
-            and alloc_flags & ALLOC_WMARK_MASK == WMARK_MIN
-        ):
-            return self.watermark_ok(
-                zone, order, zone.watermark[WMARK_MIN], highest, alloc_flags, free
-            )
+        if order == 0 and gfp & GFP_ATOMIC and zone.boost and alloc_flags & ALLOC_WMARK_MASK == WMARK_MIN:
+            return self.watermark_ok(zone, order, zone.watermark[WMARK_MIN], highest, alloc_flags, free)
         return False
 
     # ---- requests
@@ -730,22 +574,13 @@ class NaivePageAllocator:
 
     def flags_nofragment(self, preferred: Zone | None, gfp: int) -> int:
         flags = gfp & GFP_KSWAPD_RECLAIM
-        if (
-            not self.has_dma32
-            or preferred is None
-            or preferred.index != self.zone_normal
-        ):
+        if not self.has_dma32 or preferred is None or preferred.index != self.zone_normal:
             return flags
-        if (
-            self.nr_online_nodes > 1
-            and (preferred.node, preferred.index - 1) not in self.populated
-        ):
+        if self.nr_online_nodes > 1 and (preferred.node, preferred.index - 1) not in self.populated:
             return flags
         return flags | ALLOC_NOFRAGMENT
 
-    def rmqueue_zone(
-        self, zone: Zone, order: int, mt: int, alloc_flags: int, cpu: int
-    ) -> int | None:
+    def rmqueue_zone(self, zone: Zone, order: int, mt: int, alloc_flags: int, cpu: int) -> int | None:
         """rmqueue: from the per-CPU list if the order has one, else from the buddy lists."""
         pfn = None
         if order <= COSTLY_ORDER or order == self.pageblock_order:
@@ -759,9 +594,7 @@ class NaivePageAllocator:
         zone.flags &= ~ZONE_BOOSTED_WATERMARK  # kswapd is woken here
         return pfn
 
-    def rmqueue_buddy(
-        self, zone: Zone, order: int, mt: int, alloc_flags: int, cpu: int
-    ) -> int | None:
+    def rmqueue_buddy(self, zone: Zone, order: int, mt: int, alloc_flags: int, cpu: int) -> int | None:
         pfn = None
         if alloc_flags & ALLOC_HIGHATOMIC:
             pfn = self.rmqueue_smallest(zone, order, HIGHATOMIC)
@@ -774,24 +607,16 @@ class NaivePageAllocator:
         self.mod_freepage_state(zone, -(1 << order), self.pcp_type.pop(pfn), cpu)
         return pfn
 
-    def get_page_from_freelist(
-        self, gfp: int, order: int, alloc_flags: int, ac: AllocContext, cpu: int
-    ) -> int | None:
+    def get_page_from_freelist(self, gfp: int, order: int, alloc_flags: int, ac: AllocContext, cpu: int) -> int | None:
         """Zone by zone, the first that has enough above its watermark and a block to give."""
         while True:
             no_fallback = alloc_flags & ALLOC_NOFRAGMENT
             for zone in ac.zonelist:
-                if (
-                    no_fallback
-                    and self.nr_online_nodes > 1
-                    and zone.node != ac.zonelist[0].node
-                ):
+                if no_fallback and self.nr_online_nodes > 1 and zone.node != ac.zonelist[0].node:
                     break  # a local page that fragments is better than a remote one
                 if not alloc_flags & ALLOC_NO_WATERMARKS:
                     mark = zone.watermark[alloc_flags & ALLOC_WMARK_MASK] + zone.boost
-                    if not self.watermark_fast(
-                        zone, order, mark, ac.highest_zoneidx, alloc_flags, gfp
-                    ):
+                    if not self.watermark_fast(zone, order, mark, ac.highest_zoneidx, alloc_flags, gfp):
                         continue
                 pfn = self.rmqueue_zone(zone, order, ac.migratetype, alloc_flags, cpu)
                 if pfn is None:
@@ -807,9 +632,7 @@ class NaivePageAllocator:
             alloc_flags &= ~ALLOC_NOFRAGMENT
 
     def gfp_to_alloc_flags(self, gfp: int, order: int) -> int:
-        flags = WMARK_MIN | (
-            gfp & (GFP_HIGH | GFP_KSWAPD_RECLAIM)
-        )  # the bits are the same
+        flags = WMARK_MIN | (gfp & (GFP_HIGH | GFP_KSWAPD_RECLAIM))  # the bits are the same
         if not gfp & GFP_DIRECT_RECLAIM and not gfp & GFP_NOMEMALLOC:
             flags |= ALLOC_NON_BLOCK
             if order > 0 and flags & ALLOC_MIN_RESERVE:
@@ -817,11 +640,7 @@ class NaivePageAllocator:
         return flags | self.flags_cma(gfp)
 
     def reserve_flags(self, gfp: int) -> int:
-        return (
-            ALLOC_NO_WATERMARKS
-            if gfp & GFP_MEMALLOC and not gfp & GFP_NOMEMALLOC
-            else 0
-        )
+        return ALLOC_NO_WATERMARKS if gfp & GFP_MEMALLOC and not gfp & GFP_NOMEMALLOC else 0
 
     def slowpath(self, gfp: int, order: int, ac: AllocContext, cpu: int) -> int | None:
         """__alloc_pages_slowpath where compaction is skipped, reclaim frees nothing and the OOM killer kills nobody."""
@@ -833,21 +652,13 @@ class NaivePageAllocator:
         pfn = self.get_page_from_freelist(gfp, order, alloc_flags, ac, cpu)
         if pfn is not None or not ac.zonelist:
             return pfn
-        if (
-            can_direct_reclaim
-            and gfp & GFP_IO
-            and costly
-            and gfp & GFP_NORETRY
-            and not self.reserve_flags(gfp)
-        ):
+        if can_direct_reclaim and gfp & GFP_IO and costly and gfp & GFP_NORETRY and not self.reserve_flags(gfp):
             return None
         no_progress_loops = 0
         while True:
             reserve_flags = self.reserve_flags(gfp)
             if reserve_flags:
-                alloc_flags = (
-                    reserve_flags | self.flags_cma(gfp) | (alloc_flags & ALLOC_KSWAPD)
-                )
+                alloc_flags = reserve_flags | self.flags_cma(gfp) | (alloc_flags & ALLOC_KSWAPD)
             pfn = self.get_page_from_freelist(gfp, order, alloc_flags, ac, cpu)
             if pfn is not None or not can_direct_reclaim:
                 return pfn
@@ -861,69 +672,49 @@ class NaivePageAllocator:
             return self.may_oom(gfp, order, ac, cpu)
 
     def may_oom(self, gfp: int, order: int, ac: AllocContext, cpu: int) -> int | None:
-        """__alloc_pages_may_oom with nobody to kill: one more look, and all there is for a request that must not fail."""
-        pfn = self.get_page_from_freelist(
-            gfp & ~GFP_DIRECT_RECLAIM, order, WMARK_HIGH, ac, cpu
-        )
-        if (
-            pfn is not None
-            or order > COSTLY_ORDER
-            or ac.highest_zoneidx < self.zone_normal
-        ):
+        """__alloc_pages_may_oom with nobody to kill: one more look, then all there is if it must not fail."""
+        pfn = self.get_page_from_freelist(gfp & ~GFP_DIRECT_RECLAIM, order, WMARK_HIGH, ac, cpu)
+        if pfn is not None or order > COSTLY_ORDER or ac.highest_zoneidx < self.zone_normal:
             return pfn
         if gfp & GFP_NOFAIL and not gfp & (GFP_RETRY_MAYFAIL | GFP_THISNODE):
             pfn = self.get_page_twice(gfp, order, ALLOC_NO_WATERMARKS, ac, cpu)
         return pfn
 
-    def get_page_twice(
-        self, gfp: int, order: int, alloc_flags: int, ac: AllocContext, cpu: int
-    ) -> int | None:
+    def get_page_twice(self, gfp: int, order: int, alloc_flags: int, ac: AllocContext, cpu: int) -> int | None:
         """__alloc_pages_cpuset_fallback: with the task's cpuset and without, which is the same here."""
         pfn = self.get_page_from_freelist(gfp, order, alloc_flags, ac, cpu)
-        return (
-            self.get_page_from_freelist(gfp, order, alloc_flags, ac, cpu)
-            if pfn is None
-            else pfn
-        )
+        return self.get_page_from_freelist(gfp, order, alloc_flags, ac, cpu) if pfn is None else pfn
 
-    def should_reclaim_retry(
-        self, order: int, ac: AllocContext, alloc_flags: int, no_progress_loops: int
-    ) -> bool:
+    def should_reclaim_retry(self, order: int, ac: AllocContext, alloc_flags: int, no_progress_loops: int) -> bool:
         if no_progress_loops <= MAX_RECLAIM_RETRIES:
             for zone in ac.zonelist:
                 free = max(zone.free_pages + sum(pcp.free_diff for pcp in zone.pcp), 0)
                 mark = zone.watermark[WMARK_MIN] + zone.boost
-                if self.watermark_ok(
-                    zone, order, mark, ac.highest_zoneidx, alloc_flags, free
-                ):
+                if self.watermark_ok(zone, order, mark, ac.highest_zoneidx, alloc_flags, free):
                     return True
         return self.unreserve_highatomic_pageblock(ac, force=True)
 
     def prepare(self, gfp: int, cpu: int, node: int | None) -> AllocContext:
         highest = self.zone_of_gfp[gfp & 0xF]
         rows = self.zonelist[self.cpu_node[cpu] if node is None else node]
-        zonelist = rows[1 if gfp & GFP_THISNODE and self.nr_online_nodes > 1 else 0][
-            highest
-        ]
+        zonelist = rows[1 if gfp & GFP_THISNODE and self.nr_online_nodes > 1 else 0][highest]
         return AllocContext(zonelist, highest, self.gfp_migratetype(gfp))
 
-    def alloc_pages(
-        self, gfp: int, order: int, cpu: int = 0, node: int | None = None
-    ) -> int | None:
-        """The first frame of a block of 2**order, or None."""
+    def alloc_pages(self, gfp: int, order: int, cpu: int = 0, node: int | None = None) -> int | None:
+        """The first frame of a block of 2**order, or None; WouldLoopForever if it must not fail but does."""
         if order >= MAX_ORDER:
             return None
         ac = self.prepare(gfp, cpu, node)
         alloc_flags = WMARK_LOW | self.flags_cma(gfp)
-        alloc_flags |= self.flags_nofragment(
-            ac.zonelist[0] if ac.zonelist else None, gfp
-        )
+        alloc_flags |= self.flags_nofragment(ac.zonelist[0] if ac.zonelist else None, gfp)
         pfn = self.get_page_from_freelist(gfp, order, alloc_flags, ac, cpu)
         if pfn is None:
             pfn = self.slowpath(gfp, order, ac, cpu)
         if pfn is None and gfp & GFP_NOFAIL and gfp & GFP_DIRECT_RECLAIM:
-            # Help from the reserves; the kernel would go on trying for ever when that fails too.
+            # Help from the reserves; nobody frees anything, so trying again would go on for ever.
             pfn = self.get_page_twice(gfp, order, ALLOC_MIN_RESERVE, ac, cpu)
+            if pfn is None:
+                raise WouldLoopForever(f"order {order}")
         return pfn
 
     def free_pages(self, pfn: int, order: int, cpu: int = 0) -> None:
@@ -934,13 +725,9 @@ class NaivePageAllocator:
         if order <= COSTLY_ORDER or order == self.pageblock_order:
             self.free_unref_page(zone, pfn, order, cpu)
         else:
-            self.free_one_page(
-                zone, pfn, order, self.get_pageblock_migratetype(zone, pfn), cpu
-            )
+            self.free_one_page(zone, pfn, order, self.get_pageblock_migratetype(zone, pfn), cpu)
 
-    def alloc_pages_bulk(
-        self, gfp: int, nr_pages: int, cpu: int = 0, node: int | None = None
-    ) -> list[int]:
+    def alloc_pages_bulk(self, gfp: int, nr_pages: int, cpu: int = 0, node: int | None = None) -> list[int]:
         """__alloc_pages_bulk: order-0 pages off one zone's per-CPU list; one page, if that cannot be."""
         if nr_pages <= 0:
             return []
@@ -950,9 +737,7 @@ class NaivePageAllocator:
             alloc_flags = WMARK_LOW | self.flags_cma(gfp)
             zone = self.bulk_zone(gfp, nr_pages, alloc_flags, ac)
             while zone is not None and len(taken) < nr_pages:
-                pfn = self.rmqueue_pcplist_locked(
-                    zone, 0, ac.migratetype, alloc_flags, cpu
-                )
+                pfn = self.rmqueue_pcplist_locked(zone, 0, ac.migratetype, alloc_flags, cpu)
                 if pfn is None:
                     break
                 del self.pcp_type[pfn]
@@ -964,9 +749,7 @@ class NaivePageAllocator:
                 taken.append(pfn)
         return taken
 
-    def bulk_zone(
-        self, gfp: int, nr_pages: int, alloc_flags: int, ac: AllocContext
-    ) -> Zone | None:
+    def bulk_zone(self, gfp: int, nr_pages: int, alloc_flags: int, ac: AllocContext) -> Zone | None:
         """The first zone of the preferred node that stays above its low watermark."""
         for zone in ac.zonelist:
             preferred = ac.zonelist[0]
@@ -994,14 +777,7 @@ class NaivePageAllocator:
         zone = self.zone_of(pfn)
         for tail in range(pfn + nr_pages, pfn + (1 << order)):
             del self.allocated[tail]
-            self.free_one_page(
-                zone,
-                tail,
-                0,
-                self.get_pageblock_migratetype(zone, tail),
-                cpu,
-                to_tail=True,
-            )
+            self.free_one_page(zone, tail, 0, self.get_pageblock_migratetype(zone, tail), cpu, to_tail=True)
         return pfn
 
     def free_pages_exact(self, pfn: int, size_bytes: int, cpu: int = 0) -> None:
@@ -1028,10 +804,7 @@ class NaivePageAllocator:
         if self.get_pageblock_migratetype(zone, pfn) != ISOLATE:
             return
         free_list = zone.buddy.get(pfn)
-        if (
-            free_list is not None
-            and self.pageblock_order <= free_list.order < MAX_ORDER - 1
-        ):
+        if free_list is not None and self.pageblock_order <= free_list.order < MAX_ORDER - 1:
             order = free_list.order
             buddy = zone.buddy.get(pfn ^ (1 << order))
             if (
@@ -1056,30 +829,19 @@ class NaivePageAllocator:
         for zone in self.zones_by_index():
             at = f"node {zone.node} zone {zone.name}"
             yield f"{at} NR_FREE_PAGES", zone.free_pages
+            yield f"{at} NR_FREE_CMA_PAGES", zone.free_cma_pages
             yield f"{at} boost", zone.boost
             yield f"{at} nr_highatomic", zone.nr_reserved_highatomic
             yield f"{at} flags", zone.flags
             yield f"{at} watermarks", tuple(zone.watermark)
-            yield (
-                f"{at} page blocks",
-                "".join("x" if mt is None else str(mt) for mt in zone.block_types),
-            )
+            yield (f"{at} page blocks", "".join("x" if mt is None else str(mt) for mt in zone.block_types))
             for order in range(MAX_ORDER):
                 yield f"{at} order {order} nr_free", zone.nr_free[order]
                 for mt in range(MIGRATE_TYPES):
-                    yield (
-                        f"{at} order {order} type {mt} free list",
-                        list(zone.free_list[order][mt]),
-                    )
+                    yield (f"{at} order {order} type {mt} free list", list(zone.free_list[order][mt]))
             for cpu, pcp in enumerate(zone.pcp):
                 yield f"{at} cpu {cpu} NR_FREE_PAGES diff", pcp.free_diff
-                yield (
-                    f"{at} cpu {cpu} pcp",
-                    (pcp.count, pcp.high, pcp.batch, pcp.free_factor),
-                )
+                yield (f"{at} cpu {cpu} pcp", (pcp.count, pcp.high, pcp.batch, pcp.free_factor))
                 for pindex, pages in enumerate(pcp.lists):
                     yield f"{at} cpu {cpu} pcp list {pindex}", list(pages)
-                    yield (
-                        f"{at} cpu {cpu} pcp list {pindex} own types",
-                        [self.pcp_type[pfn] for pfn in pages],
-                    )
+                    yield (f"{at} cpu {cpu} pcp list {pindex} own types", [self.pcp_type[pfn] for pfn in pages])

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from .naive_page_alloc import (
+from .naive_page_alloc import NaivePageAllocator
+from .naive_zone import (
     ALLOC_NO_WATERMARKS,
     GFP_COMP,
     GFP_DIRECT_RECLAIM,
@@ -28,29 +29,13 @@ from .naive_page_alloc import (
     GFP_RECLAIMABLE,
     GFP_THISNODE,
     PAGE_SHIFT,
-    NaivePageAllocator,
 )
 
-GFP_FS, GFP_NOWARN, GFP_RETRY_MAYFAIL, GFP_MEMALLOC, GFP_HARDWALL = (
-    0x80,
-    0x2000,
-    0x4000,
-    0x20000,
-    0x100000,
-)
+GFP_FS, GFP_NOWARN, GFP_RETRY_MAYFAIL, GFP_MEMALLOC, GFP_HARDWALL = (0x80, 0x2000, 0x4000, 0x20000, 0x100000)
 GFP_ACCOUNT = 0x400000
 # What of a request's mask reaches the page allocator: how to reclaim, and where.
 GFP_OF_SLAB = (
-    (
-        GFP_DIRECT_RECLAIM
-        | GFP_KSWAPD_RECLAIM
-        | 0x20
-        | 0x40
-        | GFP_FS
-        | GFP_NOWARN
-        | GFP_RETRY_MAYFAIL
-        | GFP_NOFAIL
-    )
+    (GFP_DIRECT_RECLAIM | GFP_KSWAPD_RECLAIM | 0x20 | 0x40 | GFP_FS | GFP_NOWARN | GFP_RETRY_MAYFAIL | GFP_NOFAIL)
     | (GFP_NORETRY | GFP_MEMALLOC | GFP_NOMEMALLOC | 0x200)
     | (GFP_HARDWALL | GFP_THISNODE)
 )
@@ -94,9 +79,7 @@ class CacheNode:
     """What one node has of one cache; lists head first."""
 
     partial: OrderedDict[int, Slab] = field(default_factory=OrderedDict)
-    full: OrderedDict[int, Slab] = field(
-        default_factory=OrderedDict
-    )  # debug caches with STORE_USER
+    full: OrderedDict[int, Slab] = field(default_factory=OrderedDict)  # debug caches with STORE_USER
     nr_slabs: int = 0
 
     def add_partial(self, slab: Slab, *, tail: bool) -> None:
@@ -141,11 +124,7 @@ class NaiveSlub:
     """
 
     def __init__(
-        self,
-        pages: NaivePageAllocator,
-        *,
-        nr_nodes: int = 1,
-        random_start: Callable[[Cache], int] = lambda cache: 0,
+        self, pages: NaivePageAllocator, *, nr_nodes: int = 1, random_start: Callable[[Cache], int] = lambda cache: 0
     ) -> None:
         self.pages = pages
         self.nr_cpus = len(pages.cpu_node)
@@ -159,9 +138,7 @@ class NaiveSlub:
     def new_cache(self, **fields: Any) -> Cache:
         """A cache of the given geometry, with nothing in it."""
         cpus = [CpuSlab() for _ in range(self.nr_cpus)]
-        return Cache(
-            **fields, cpus=cpus, nodes=[CacheNode() for _ in range(self.nr_nodes)]
-        )
+        return Cache(**fields, cpus=cpus, nodes=[CacheNode() for _ in range(self.nr_nodes)])
 
     # ---- slabs come and go
 
@@ -173,18 +150,14 @@ class NaiveSlub:
         sequence = cache.random_seq[start:] + cache.random_seq[:start]
         return [number for number in sequence if number < objects]
 
-    def allocate_slab(
-        self, cache: Cache, gfp: int, cpu: int, node: int | None
-    ) -> Slab | None:
+    def allocate_slab(self, cache: Cache, gfp: int, cpu: int, node: int | None) -> Slab | None:
         """The preferred order without much effort, then the smallest order with all the caller allows."""
         if gfp & (GFP_DMA32 | GFP_HIGHMEM):
             gfp &= ~(GFP_DMA32 | GFP_HIGHMEM)
         gfp = (gfp & GFP_OF_SLAB) | cache.allocflags
         attempt = (gfp | GFP_NOWARN | GFP_NORETRY) & ~GFP_NOFAIL
         if attempt & GFP_DIRECT_RECLAIM and cache.order > cache.min_order:
-            attempt = (attempt | GFP_NOMEMALLOC) & ~(
-                GFP_DIRECT_RECLAIM | GFP_KSWAPD_RECLAIM
-            )
+            attempt = (attempt | GFP_NOMEMALLOC) & ~(GFP_DIRECT_RECLAIM | GFP_KSWAPD_RECLAIM)
         order, objects = cache.order, cache.objects
         pfn = self.pages.alloc_pages(attempt, order, cpu, node)
         if pfn is None:
@@ -218,13 +191,9 @@ class NaiveSlub:
     # ---- partial lists
 
     def pfmemalloc_match(self, slab: Slab, gfp: int) -> bool:
-        return (
-            not slab.pfmemalloc or self.pages.reserve_flags(gfp) == ALLOC_NO_WATERMARKS
-        )
+        return not slab.pfmemalloc or self.pages.reserve_flags(gfp) == ALLOC_NO_WATERMARKS
 
-    def put_cpu_partial(
-        self, cache: Cache, slab: Slab, cpu: int, *, drain: bool
-    ) -> None:
+    def put_cpu_partial(self, cache: Cache, slab: Slab, cpu: int, *, drain: bool) -> None:
         """A frozen slab becomes the head of the CPU's list; a full list goes to the nodes first."""
         c = cache.cpus[cpu]
         unfreeze: list[Slab] = []
@@ -252,9 +221,7 @@ class NaiveSlub:
         partial, c.partial = c.partial, []
         self.unfreeze(cache, partial, cpu)
 
-    def deactivate_slab(
-        self, cache: Cache, slab: Slab, freelist: list[int], cpu: int
-    ) -> None:
+    def deactivate_slab(self, cache: Cache, slab: Slab, freelist: list[int], cpu: int) -> None:
         """The CPU gives its slab back: its free objects come before those that others freed meanwhile."""
         node = cache.nodes[slab.node]
         tail = bool(slab.freelist)
@@ -273,9 +240,7 @@ class NaiveSlub:
             node.full[slab.pfn] = slab
             node.full.move_to_end(slab.pfn, last=False)
 
-    def get_partial_node(
-        self, cache: Cache, node: CacheNode, gfp: int, cpu: int
-    ) -> tuple[Slab, list[int]] | None:
+    def get_partial_node(self, cache: Cache, node: CacheNode, gfp: int, cpu: int) -> tuple[Slab, list[int]] | None:
         """The first slab of the node's list for the CPU, and some more for its partial list."""
         found: tuple[Slab, list[int]] | None = None
         more = 0
@@ -294,9 +259,7 @@ class NaiveSlub:
                 break
         return found
 
-    def searched_nodes(
-        self, cache: Cache, gfp: int, cpu: int, node: int | None
-    ) -> Iterator[CacheNode]:
+    def searched_nodes(self, cache: Cache, gfp: int, cpu: int, node: int | None) -> Iterator[CacheNode]:
         """Nodes to look for partial slabs on: the wanted one, then, if any will do, those with slabs to spare."""
         yield cache.nodes[self.pages.cpu_node[cpu] if node is None else node]
         if node is None and self.nr_nodes > 1:
@@ -307,18 +270,14 @@ class NaiveSlub:
 
     # ---- objects
 
-    def kmem_cache_alloc(
-        self, cache: Cache, gfp: int, cpu: int = 0, node: int | None = None
-    ) -> Object | None:
+    def kmem_cache_alloc(self, cache: Cache, gfp: int, cpu: int = 0, node: int | None = None) -> Object | None:
         """(frame of the slab, number of the object), or None."""
         c = cache.cpus[cpu]
         if c.freelist and c.slab is not None and (node is None or c.slab.node == node):
             return c.slab.pfn, c.freelist.pop()
         return self.slab_alloc_slow(cache, gfp, cpu, node)
 
-    def slab_alloc_slow(
-        self, cache: Cache, gfp: int, cpu: int, node: int | None
-    ) -> Object | None:
+    def slab_alloc_slow(self, cache: Cache, gfp: int, cpu: int, node: int | None) -> Object | None:
         """___slab_alloc: CPU slab, CPU partial list, node partial lists, new slab."""
         if cache.debug:
             return self.debug_alloc(cache, gfp, cpu, node)
@@ -326,9 +285,7 @@ class NaiveSlub:
         while True:
             slab = c.slab
             if slab is not None:
-                if (
-                    node is not None and slab.node != node
-                ) or not self.pfmemalloc_match(slab, gfp):
+                if (node is not None and slab.node != node) or not self.pfmemalloc_match(slab, gfp):
                     freelist, c.slab, c.freelist = c.freelist, None, []
                     self.deactivate_slab(cache, slab, freelist, cpu)
                 elif c.freelist:
@@ -357,17 +314,13 @@ class NaiveSlub:
         freelist, slab.freelist = slab.freelist, []
         slab.inuse, slab.frozen = slab.objects, True
         number = freelist.pop()
-        if not self.pfmemalloc_match(
-            slab, gfp
-        ):  # not for those who may not use the reserves
+        if not self.pfmemalloc_match(slab, gfp):  # not for those who may not use the reserves
             self.deactivate_slab(cache, slab, freelist, cpu)
         else:
             c.slab, c.freelist = slab, freelist
         return slab.pfn, number
 
-    def debug_alloc(
-        self, cache: Cache, gfp: int, cpu: int, node: int | None
-    ) -> Object | None:
+    def debug_alloc(self, cache: Cache, gfp: int, cpu: int, node: int | None) -> Object | None:
         """A debug cache has no CPU slab: one object, the slab stays on its node's list."""
         for cache_node in self.searched_nodes(cache, gfp, cpu, node):
             for slab in cache_node.partial.values():
@@ -417,9 +370,7 @@ class NaiveSlub:
             del node.partial[slab.pfn]
             self.discard_slab(slab, cpu)
 
-    def debug_free(
-        self, cache: Cache, slab: Slab, numbers: list[int], cpu: int
-    ) -> None:
+    def debug_free(self, cache: Cache, slab: Slab, numbers: list[int], cpu: int) -> None:
         node = cache.nodes[slab.node]
         had_free = bool(slab.freelist)
         slab.freelist.extend(numbers)
@@ -436,9 +387,7 @@ class NaiveSlub:
 
     # ---- many at once
 
-    def kmem_cache_alloc_bulk(
-        self, cache: Cache, gfp: int, count: int, cpu: int = 0
-    ) -> list[Object]:
+    def kmem_cache_alloc_bulk(self, cache: Cache, gfp: int, count: int, cpu: int = 0) -> list[Object]:
         """All or nothing."""
         c = cache.cpus[cpu]
         taken: list[Object] = []
@@ -541,9 +490,7 @@ class NaiveSlub:
         """An object, or (frame, -1) of a large one, which is pages of its own."""
         if size > KMALLOC_MAX_CACHE_SIZE:
             order = ((size - 1) >> PAGE_SHIFT).bit_length()
-            pfn = self.pages.alloc_pages(
-                (gfp & ~(GFP_DMA32 | GFP_HIGHMEM)) | GFP_COMP, order, cpu
-            )
+            pfn = self.pages.alloc_pages((gfp & ~(GFP_DMA32 | GFP_HIGHMEM)) | GFP_COMP, order, cpu)
             if pfn is None:
                 return None
             self.large[pfn] = order
@@ -567,19 +514,10 @@ class NaiveSlub:
             return slab.pfn, slab.inuse, slab.objects, slab.frozen, slab.freelist[::-1]
 
         for cpu, c in enumerate(cache.cpus):
-            yield (
-                f"{cache.name} cpu {cpu} slab",
-                None if c.slab is None else shown(c.slab),
-            )
+            yield (f"{cache.name} cpu {cpu} slab", None if c.slab is None else shown(c.slab))
             yield f"{cache.name} cpu {cpu} freelist", c.freelist[::-1]
-            yield (
-                f"{cache.name} cpu {cpu} partial",
-                [(slab.slabs, *shown(slab)) for slab in reversed(c.partial)],
-            )
+            yield (f"{cache.name} cpu {cpu} partial", [(slab.slabs, *shown(slab)) for slab in reversed(c.partial)])
         for number, node in enumerate(cache.nodes):
             yield f"{cache.name} node {number} nr_slabs", node.nr_slabs
-            yield (
-                f"{cache.name} node {number} partial",
-                [shown(slab) for slab in node.partial.values()],
-            )
+            yield (f"{cache.name} node {number} partial", [shown(slab) for slab in node.partial.values()])
             yield f"{cache.name} node {number} full", list(node.full)

@@ -14,8 +14,9 @@ from typing import Any
 import orjson
 import zstandard
 
-from .naive_page_alloc import MIGRATE_TYPES, NaivePageAllocator, PcpSet, Zone
+from .naive_page_alloc import NaivePageAllocator
 from .naive_slub import Cache, CacheNode, CpuSlab, NaiveSlub, Slab
+from .naive_zone import MIGRATE_TYPES, PcpSet, Zone
 
 Record = dict[str, Any]
 
@@ -40,9 +41,7 @@ class Dump:
     globals: Record = field(default_factory=dict)
     nodes: list[Record] = field(default_factory=list)
     zones: list[Record] = field(default_factory=list)
-    of_zone: dict[tuple[int, str], list[Record]] = field(
-        default_factory=dict
-    )  # (node, zone) -> its lists
+    of_zone: dict[tuple[int, str], list[Record]] = field(default_factory=dict)  # (node, zone) -> its lists
     other: list[Record] = field(default_factory=list)  # caches and the like
 
     def add(self, record: Record) -> None:
@@ -54,9 +53,7 @@ class Dump:
         elif kind == "zone":
             self.zones.append(record)
         elif kind in ("area", "free", "pcp", "pcp_mt", "lru", "pageblocks", "zstat"):
-            self.of_zone.setdefault((record.get("node", 0), record["zone"]), []).append(
-                record
-            )
+            self.of_zone.setdefault((record.get("node", 0), record["zone"]), []).append(record)
         else:
             self.other.append(record)
 
@@ -91,9 +88,7 @@ def zone_from_dump(dump: Dump, zone: Record, nr_cpus: int) -> Zone:
         watermark=[zone["wm_min"], zone["wm_low"], zone["wm_high"], zone["wm_promo"]],
         lowmem_reserve=zone["lowmem_reserve"],
         block_types=[],
-        pcp=[
-            PcpSet(zone["pageset_high"], zone["pageset_batch"]) for _ in range(nr_cpus)
-        ],
+        pcp=[PcpSet(zone["pageset_high"], zone["pageset_batch"]) for _ in range(nr_cpus)],
         boost=zone["boost"],
         nr_reserved_highatomic=zone["nr_highatomic"],
         flags=zone["flags"],
@@ -101,29 +96,20 @@ def zone_from_dump(dump: Dump, zone: Record, nr_cpus: int) -> Zone:
     )
 
 
-def allocator_from_dump(
-    dump: Dump, model: type[NaivePageAllocator] = NaivePageAllocator
-) -> NaivePageAllocator:
+def allocator_from_dump(dump: Dump, model: type[NaivePageAllocator] = NaivePageAllocator) -> NaivePageAllocator:
     """A naive page allocator in the state that a dump shows."""
     populated = [record for record in dump.zones if record["spanned"]]
     rows = [row for records in dump.of_zone.values() for row in records]
     nr_cpus = 1 + max((row["cpu"] for row in rows if row["t"] == "pcp"), default=0)
-    zones = {
-        (record.get("node", 0), record["name"]): zone_from_dump(dump, record, nr_cpus)
-        for record in populated
-    }
+    zones = {(record.get("node", 0), record["name"]): zone_from_dump(dump, record, nr_cpus) for record in populated}
     names = {record["name"] for record in dump.zones}
     zonelists = []
     for node in dump.nodes:
-        nodes = node.get("zonelist_nodes") or [node.get("node", 0)] * len(
-            node["zonelist"]
-        )
+        nodes = node.get("zonelist_nodes") or [node.get("node", 0)] * len(node["zonelist"])
         fallback = [zones[at] for at in zip(nodes, node["zonelist"], strict=True)]
         thisnode = [zones[at, name] for name, at in node.get("thisnode_zonelist", [])]
         zonelists.append((fallback, thisnode or fallback))
-    pageblock_order = next(
-        row["pageblock_order"] for row in rows if row["t"] == "pageblocks"
-    )
+    pageblock_order = next(row["pageblock_order"] for row in rows if row["t"] == "pageblocks")
     allocator = model(
         list(zones.values()),
         zonelists,
@@ -134,9 +120,7 @@ def allocator_from_dump(
         cma=bool(dump.globals.get("cma", 0)),
         cpu_node=dump.globals.get("cpu_node", [0] * nr_cpus),
         watermark_boost_factor=dump.globals.get("watermark_boost_factor", 15000),
-        page_group_by_mobility_disabled=bool(
-            dump.globals.get("page_group_by_mobility_disabled", 0)
-        ),
+        page_group_by_mobility_disabled=bool(dump.globals.get("page_group_by_mobility_disabled", 0)),
     )
     for at, zone in zones.items():
         record = next(r for r in populated if (r.get("node", 0), r["name"]) == at)
@@ -155,9 +139,7 @@ def fill_zone(allocator: NaivePageAllocator, zone: Zone, rows: list[Record]) -> 
         kind = row["t"]
         if kind == "free":
             for pfn in row["pfns"]:
-                allocator.add_to_free_list(
-                    zone, pfn, row["order"], row["mt"], tail=True
-                )
+                allocator.add_to_free_list(zone, pfn, row["order"], row["mt"], tail=True)
         elif kind == "pcp":
             pcp = zone.pcp[row["cpu"]]
             pcp.high, pcp.batch = row["high"], row["batch"]
@@ -174,14 +156,9 @@ def fill_zone(allocator: NaivePageAllocator, zone: Zone, rows: list[Record]) -> 
             for start, length in row["ranges"]:
                 allocator.lru.update(range(start, start + length))
         elif kind == "pageblocks":
-            zone.block_types = [
-                None if digit == "x" else int(digit) for digit in row["types"]
-            ]
+            zone.block_types = [None if digit == "x" else int(digit) for digit in row["types"]]
     allocator.pcp_type.update(own_types)
-    free_cma = sum(
-        len(lists[MIGRATE_TYPES - 1]) << order
-        for order, lists in enumerate(zone.free_list)
-    )
+    free_cma = sum(len(lists[MIGRATE_TYPES - 1]) << order for order, lists in enumerate(zone.free_list))
     zone.free_cma_pages = free_cma
     zone.nr_isolate_pageblock = zone.block_types.count(4)
 
@@ -217,9 +194,7 @@ def cache_from_record(slub: NaiveSlub, record: Record) -> Cache:
         order = cache.order if shown["objects"] == cache.objects else cache.min_order
         pfn = shown["pfn"]
         freelist = shown["freelist"][::-1]
-        slab = Slab(
-            pfn, order, slub.pages.zone_of(pfn).node, cache, shown["objects"], freelist
-        )
+        slab = Slab(pfn, order, slub.pages.zone_of(pfn).node, cache, shown["objects"], freelist)
         slab.inuse, slab.frozen = shown["inuse"], bool(shown["frozen"])
         slub.slabs[pfn] = slab
         slub.pages.allocated[pfn] = order
@@ -239,20 +214,12 @@ def cache_from_record(slub: NaiveSlub, record: Record) -> Cache:
             node.add_partial(slab, tail=True)
         # What is not free in a full slab cannot be told from a dump; only the list matters.
         for pfn in shown["full"]:
-            full = {
-                "pfn": pfn,
-                "freelist": [],
-                "objects": cache.objects,
-                "inuse": cache.objects,
-                "frozen": 0,
-            }
+            full = {"pfn": pfn, "freelist": [], "objects": cache.objects, "inuse": cache.objects, "frozen": 0}
             node.full[pfn] = slab_of(full)
     return cache
 
 
-def cache_differences(
-    slub: NaiveSlub, cache: Cache, record: Record, dump: str
-) -> Iterator[str]:
+def cache_differences(slub: NaiveSlub, cache: Cache, record: Record, dump: str) -> Iterator[str]:
     """What differs between a cache and its record in a dump."""
     expected = dict(shown_state(record))
     for where, ours in slub.state(cache):
@@ -264,27 +231,15 @@ def shown_state(record: Record) -> Iterator[tuple[str, Any]]:
     """A record of a cache in the form of `NaiveSlub.state`."""
 
     def shown(slab: Record) -> tuple[int, int, int, bool, list[int]]:
-        return (
-            slab["pfn"],
-            slab["inuse"],
-            slab["objects"],
-            bool(slab["frozen"]),
-            slab["freelist"],
-        )
+        return (slab["pfn"], slab["inuse"], slab["objects"], bool(slab["frozen"]), slab["freelist"])
 
     name = record["name"]
     for c in record.get("cpus") or [{"cpu": 0, **record["cpu"]}]:
         cpu = c["cpu"]
         yield f"{name} cpu {cpu} slab", None if c["slab"] is None else shown(c["slab"])
         yield f"{name} cpu {cpu} freelist", c["freelist"]
-        yield (
-            f"{name} cpu {cpu} partial",
-            [(entry["slabs"], *shown(entry["s"])) for entry in c["partial"]],
-        )
+        yield (f"{name} cpu {cpu} partial", [(entry["slabs"], *shown(entry["s"])) for entry in c["partial"]])
     for node in record["nodes"]:
         yield f"{name} node {node['node']} nr_slabs", node["nr_slabs"]
-        yield (
-            f"{name} node {node['node']} partial",
-            [shown(slab) for slab in node["partial"]],
-        )
+        yield (f"{name} node {node['node']} partial", [shown(slab) for slab in node["partial"]])
         yield f"{name} node {node['node']} full", node["full"]

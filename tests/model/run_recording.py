@@ -40,36 +40,23 @@ def expect(what: str, got: Any, expected: Any) -> None:
 class Runner:
     """The naive models in the state of a recording, and its operations on them."""
 
-    def __init__(
-        self,
-        model: type[NaivePageAllocator] = NaivePageAllocator,
-        slub: type[NaiveSlub] = NaiveSlub,
-    ) -> None:
+    def __init__(self, model: type[NaivePageAllocator] = NaivePageAllocator, slub: type[NaiveSlub] = NaiveSlub) -> None:
         self.model = model
         self.slub_model = slub
         self.pages: NaivePageAllocator | None = None
         self.slub: NaiveSlub
         self.created: dict[int, Record] = {}  # `c` records, before the first dump
-        self.caches: dict[
-            int | str, Cache
-        ] = {}  # by number (`c`) or by name (the kernel's own)
+        self.caches: dict[int | str, Cache] = {}  # by number (`c`) or by name (the kernel's own)
         self.blocks: dict[int, tuple[int, int]] = {}
         self.objects: dict[int, Object] = {}
-        self.first_object = (
-            0  # what this operation's new slab hands out first, if it makes one
-        )
-        self.depot = {
-            "k",
-            "K",
-        }  # of these, the first on a STORE_USER cache makes the stack depot take pages
+        self.first_object = 0  # what this operation's new slab hands out first, if it makes one
+        self.depot = {"k", "K"}  # of these, the first on a STORE_USER cache makes the stack depot take pages
         self.unlocked = False  # interrupts are on again: only the script's own caches can be followed
 
     def begin(self, dump: Dump) -> None:
         """Start from the first dump."""
         self.pages = allocator_from_dump(dump, self.model)
-        self.slub = self.slub_model(
-            self.pages, nr_nodes=len(dump.nodes), random_start=self.random_start
-        )
+        self.slub = self.slub_model(self.pages, nr_nodes=len(dump.nodes), random_start=self.random_start)
         for record in dump.other:
             if record["t"] == "cache":
                 self.caches[record["name"]] = cache_from_record(self.slub, record)
@@ -78,9 +65,7 @@ class Runner:
         self.slub.kmalloc_caches = [[None] * 14 for _ in range(4)]
         for record in dump.other:
             if record["t"] == "kmalloc_cache" and record["name"]:
-                self.slub.kmalloc_caches[record["type"]][record["index"]] = self.caches[
-                    record["name"]
-                ]
+                self.slub.kmalloc_caches[record["type"]][record["index"]] = self.caches[record["name"]]
 
     def random_start(self, cache: Cache) -> int:
         assert cache.random_seq is not None
@@ -120,11 +105,7 @@ class Runner:
             self.unlocked = True
             return False
         elif op == "s":
-            expect(
-                "slabs left",
-                self.slub.kmem_cache_shrink(self.caches[record["cid"]], cpu),
-                bool(record["ret"]),
-            )
+            expect("slabs left", self.slub.kmem_cache_shrink(self.caches[record["cid"]], cpu), bool(record["ret"]))
         elif op == "r":
             self.caches[record["cid"]].random_seq = None
             return False
@@ -144,30 +125,16 @@ class Runner:
         assert self.pages is not None
         zone = self.pages.zone_of(pfn)
         pcp = zone.pcp[cpu]
-        got = [
-            pfn,
-            zone.name,
-            zone.node,
-            zone.free_pages,
-            pcp.free_diff,
-            pcp.count,
-            pcp.free_factor,
-        ]
+        got = [pfn, zone.name, zone.node, zone.free_pages, pcp.free_diff, pcp.count, pcp.free_factor]
         recorded = [record["pfn"], record["zone"], record.get("node", zone.node)]
-        expect(
-            "frame, zone, node, nf, nfd, pc, ff",
-            got,
-            recorded + [record[key] for key in ("nf", "nfd", "pc", "ff")],
-        )
+        expect("frame, zone, node, nf, nfd, pc, ff", got, recorded + [record[key] for key in ("nf", "nfd", "pc", "ff")])
 
     def stack_depot(self, record: Record, cache: Cache, gfp: int, cpu: int) -> None:
         """The depot takes pages at the first allocation and at the first free that stores a stack."""
         if cache.flags & SLAB_STORE_USER and record["op"] in self.depot:
             assert self.pages is not None
             self.depot.remove(record["op"])
-            self.pages.alloc_pages(
-                (gfp & 0xEE0 & ~0x400) | 0x2000, STACK_ALLOC_ORDER, cpu
-            )
+            self.pages.alloc_pages((gfp & 0xEE0 & ~0x400) | 0x2000, STACK_ALLOC_ORDER, cpu)
 
     def alloc_object(self, record: Record, cpu: int) -> None:
         gfp = int(record["gfp"], 16)
@@ -177,17 +144,11 @@ class Runner:
         else:
             got = self.slub.kmem_cache_alloc(self.caches[record["cid"]], gfp, cpu)
         if int(record["addr"], 16) == 0 or got is None:
-            expect(
-                "object", got, None if int(record["addr"], 16) == 0 else record["addr"]
-            )
+            expect("object", got, None if int(record["addr"], 16) == 0 else record["addr"])
             return
         self.objects[record["slot"]] = got
         if got[1] < 0:
-            expect(
-                "frame, order",
-                [got[0], self.slub.large[got[0]]],
-                [record.get("pfn"), record.get("pgorder")],
-            )
+            expect("frame, order", [got[0], self.slub.large[got[0]]], [record.get("pfn"), record.get("pgorder")])
             return
         expect("slab, object", list(got), [record["slab"], record.get("idx")])
         slab = self.slub.slabs[got[0]]
@@ -213,20 +174,9 @@ class Runner:
         assert slab is not None or any(slab.pfn == pfn for slab in self.slub.rcu)
         slab = slab or next(slab for slab in self.slub.rcu if slab.pfn == pfn)
         c, node = cache.cpus[cpu], cache.nodes[slab.node]
-        got = [
-            pfn,
-            slab.inuse,
-            int(slab.frozen),
-            c.slab.pfn if c.slab else -1,
-            len(node.partial),
-            node.nr_slabs,
-        ]
+        got = [pfn, slab.inuse, int(slab.frozen), c.slab.pfn if c.slab else -1, len(node.partial), node.nr_slabs]
         keys = ("slab", "inuse", "frozen", "cpuslab", "npart", "nslabs")
-        expect(
-            "slab, inuse, frozen, cpuslab, npart, nslabs",
-            got,
-            [record[key] for key in keys],
-        )
+        expect("slab, inuse, frozen, cpuslab, npart, nslabs", got, [record[key] for key in keys])
 
 
 def run(path: Path, runner: Runner | None = None) -> Iterator[str]:
