@@ -165,8 +165,10 @@ class Buddy:
         page.order = order
         to_tail = fpi & 2
         if not to_tail and order < MAX_ORDER - 2:
-            higher = (pfn & buddy_pfn) ^ (cython.cast(cython.uint, 1) << (order + 1))
-            page = cython.address(self.pages[higher])
+            higher = pfn & buddy_pfn
+            # The pair may begin in the zone below (i386: HighMem starts anywhere).
+            zone_u1 = self.pages[higher].zone
+            page = cython.address(self.pages[higher ^ (cython.cast(cython.uint, 1) << (order + 1))])
             to_tail = page.kind == PG_BUDDY and page.order == order + 1 and page.zone == zone_u1
         head = self.zones[zone].lists + order * MIGRATE_TYPES + migratetype
         if to_tail:

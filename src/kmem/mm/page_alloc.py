@@ -547,11 +547,12 @@ class PageAllocator(Buddy):
                 if pfn != _NONE:
                     return pfn
                 if self.may_oom(gfp, order, ac):
-                    if self.hooks.out_of_memory(request):
-                        if gfp & GFP_NOFAIL_BIT:
-                            pfn = self.get_page_from_freelist(gfp, order, ALLOC_NO_WATERMARKS, ac)
-                            if pfn != _NONE:
-                                return pfn
+                    killed = self.hooks.out_of_memory(request)
+                    if gfp & GFP_NOFAIL_BIT:  # helped whether or not something was killed
+                        pfn = self.get_page_from_freelist(gfp, order, ALLOC_NO_WATERMARKS, ac)
+                        if pfn != _NONE:
+                            return pfn
+                    if killed:
                         no_progress = 0
                         continue
             if not gfp & GFP_NOFAIL_BIT:
@@ -792,26 +793,35 @@ class PageAllocator(Buddy):
 
         Source: mm/page_alloc.c:drain_local_pages, drain_pages_zone @6.1.192
         """
-        zone: cython.uint
-        pcp: cython.pointer(PerCpuPages)
         here: cython.int = self.cpu
         self.cpu = here if cpu is None else cpu
         if not 0 <= self.cpu < self.nr_cpus:
             self.cpu = here
             raise ValueError(f"no CPU {cpu}")
-        for zone in range(self.memmap.nr_zones):
-            pcp = cython.address(self.pagesets[self.zones[zone].pageset + self.cpu])
-            while pcp.count:
-                self.free_pcppages_bulk(zone, min(pcp.count, pcp.batch << PCP_BATCH_SCALE_MAX), pcp, 0)
-        self.cpu = here
+        try:
+            self._drain(self.cpu)
+        finally:
+            self.cpu = here
 
     def drain_all_pages(self):
-        """Empty the lists of all CPUs.
+        """Empty the lists of all CPUs; the CPU that does it counts the freed pages.
 
         Source: mm/page_alloc.c:drain_all_pages @6.1.192
         """
         for cpu in range(self.nr_cpus):
-            self.drain_pages(cpu)
+            self._drain(cpu)
+
+    def _drain(self, cpu: cython.int):
+        """Empty the lists of `cpu`, working on this one.
+
+        Source: mm/page_alloc.c:drain_pages, drain_pages_zone @6.1.192
+        """
+        zone: cython.uint
+        pcp: cython.pointer(PerCpuPages)
+        for zone in range(self.memmap.nr_zones):
+            pcp = cython.address(self.pagesets[self.zones[zone].pageset + cpu])
+            while pcp.count:
+                self.free_pcppages_bulk(zone, min(pcp.count, pcp.batch << PCP_BATCH_SCALE_MAX), pcp, 0)
 
     # -- the calls ----------------------------------------------------------
 
