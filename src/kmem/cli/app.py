@@ -111,6 +111,17 @@ def _broken_pipe() -> int:
     return EXIT_BROKEN_PIPE
 
 
+def _invoke(args: list[str]) -> int:
+    # Not cli.main(): it has its own ideas of what becomes of a broken pipe and an interrupt.
+    instruction = os.environ.get("_KMEM_COMPLETE")
+    if instruction:
+        from click.shell_completion import shell_complete
+
+        return shell_complete(cli, {}, "kmem", "_KMEM_COMPLETE", instruction)
+    with cli.make_context("kmem", args) as context:
+        return int(cli.invoke(context) or 0)
+
+
 def run(args: Sequence[str] | None = None) -> int:
     """Run a command line; return the exit status instead of raising.
 
@@ -121,9 +132,9 @@ def run(args: Sequence[str] | None = None) -> int:
     """
     debug = os.environ.get("KMEM_DEBUG", "") not in ("", "0")
     try:
-        status = cli.main(args=None if args is None else list(args), prog_name="kmem", standalone_mode=False)
+        status = _invoke(list(sys.argv[1:] if args is None else args))
         sys.stdout.flush()
-        return int(status or 0)
+        return status
     except BrokenPipeError:
         return _broken_pipe()
     except (KeyboardInterrupt, click.Abort):

@@ -64,8 +64,10 @@ class _Checker:
         for line, record in records:
             try:
                 self.step(record, records, line)
-            except (KeyError, TypeError) as error:
+            except KeyError as error:
                 raise InputError(f"a record without {error}", file=self.path, line=line) from None
+            except (TypeError, ValueError, OverflowError, IndexError) as error:
+                raise InputError(f"a record that makes no sense: {error}", file=self.path, line=line) from error
             if self.stop_at_first and self.result.differences:
                 return
         if self.allocator is None:
