@@ -95,7 +95,11 @@ def test_usage_errors_are_one_line(args: list[str], message: str, capsys: pytest
 @pytest.mark.parametrize(
     ("error", "status", "line"),
     [
-        (InputError("bad\nline", file="x.gz", line=3, remedy="get another"), 2, "kmem: x.gz:3: bad line; get another\n"),
+        (
+            InputError("bad\nline", file="x.gz", line=3, remedy="get another"),
+            2,
+            "kmem: x.gz:3: bad line; get another\n",
+        ),
         (DifferenceError("they differ"), 1, "kmem: they differ\n"),
         (OSError(28, "No space left on device", "out"), 2, "kmem: out: No space left on device\n"),
         (
