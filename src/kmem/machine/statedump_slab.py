@@ -12,7 +12,8 @@ from dataclasses import fields
 from typing import Any
 
 from kmem.errors import InputError, KmemError
-from kmem.machine.statedump import Record, StateDump
+from kmem.machine.records import Record
+from kmem.machine.statedump import StateDump
 from kmem.mm.page_alloc import PageAllocator
 from kmem.mm.slab_common import CacheGeometry
 from kmem.mm.slub import Slub

@@ -97,6 +97,12 @@ CPU_DTYPE = np.dtype(
     align=True,
 )
 
+# What a row of caches takes over from a CacheGeometry by name.
+_GEOMETRY_FIELDS = (
+    *("size", "flags", "allocflags", "min_partial", "cpu_partial_slabs", "remote_ratio", "ksize"),
+    *("objects", "min_objects", "order", "min_order", "debug"),
+)
+
 # Links are given out in chunks of a multiple of this many.
 _CHUNK = cython.declare(cython.uint, 8)
 _PAGE_SHIFT = cython.declare(cython.uint, 12)
@@ -200,8 +206,7 @@ class Slabs:
             index = self.nr_caches
             self.nr_caches += 1
         row = self.caches_array[index]
-        for field in ("size", "flags", "allocflags", "min_partial", "cpu_partial_slabs", "remote_ratio", "ksize",
-                      "objects", "min_objects", "order", "min_order", "debug"):
+        for field in _GEOMETRY_FIELDS:
             row[field] = getattr(g, field)
         row["red_left_pad"] = g.red_left_pad if g.flags & _SLAB_RED_ZONE else 0
         row["random_seq"] = NO_PAGE if random_seq is None else self.store_sequence(random_seq)

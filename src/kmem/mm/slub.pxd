@@ -19,6 +19,9 @@ cdef class Slub(Slabs):
     cdef int alloc_bulk(self, uint32_t cache, uint32_t gfp, uint64_t[::1] objects) except -1
     cdef int free_bulk(self, uint64_t[::1] objects) except -1
 
+    cdef uint64_t slab_alloc(self, uint32_t cache, uint32_t gfp, int node) except? 0xFFFFFFFFFFFFFFFD
+    cdef int slab_free(self, uint64_t address) except -1
+    cdef int object_event(self, uint32_t event, uint64_t address, uint64_t size, uint32_t cache, uint32_t gfp) except -1
     cdef uint64_t slab_alloc_slow(self, uint32_t cache, uint32_t gfp, int node) except? 0xFFFFFFFFFFFFFFFD
     cdef uint64_t load_freelist(self, CacheCpu *c, uint32_t slab, uint16_t index) except? 0xFFFFFFFFFFFFFFFD
     cdef uint64_t take_from_reserve_slab(self, uint32_t cache, uint32_t slab, uint16_t index) except? 0xFFFFFFFFFFFFFFFD

@@ -46,11 +46,11 @@ from cython.cimports.kmem.mm.slab import (
     NR_KMALLOC_INDEXES,
     NR_KMALLOC_TYPES,
     NULL_OBJECT,
-    Cache,
     CacheCpu,
     CacheNode,
     Slabs,
 )
+from cython.cimports.kmem.mm.tracepoint import TP_KFREE, TP_KMALLOC, TP_KMEM_CACHE_ALLOC, TP_KMEM_CACHE_FREE
 
 from kmem.errors import StateError, UsageError
 from kmem.mm.kmalloc import kmalloc_index
@@ -96,6 +96,16 @@ class Slub(Slabs):
 
     def cache_alloc(self, cache, gfp, node):
         """Take an object of a cache: its address, or NULL_OBJECT. Constant time but for a new slab.
+
+        Source: mm/slub.c:kmem_cache_alloc_node @6.1.192
+        """
+        address: cython.ulonglong = self.slab_alloc(cache, gfp, node)
+        if self.allocator.trace.enabled:
+            self.object_event(TP_KMEM_CACHE_ALLOC, address, self.geometries[cache].object_size, cache, gfp)
+        return address
+
+    def slab_alloc(self, cache, gfp, node):
+        """Take an object from this CPU's freelist, or else from further away.
 
         Source: mm/slub.c:slab_alloc_node @6.1.192
         """
@@ -419,6 +429,17 @@ class Slub(Slabs):
     def cache_free(self, address):
         """Give an object back to the cache that it is of. Constant time but for released slabs.
 
+        Source: mm/slub.c:kmem_cache_free @6.1.192
+        """
+        if self.allocator.trace.enabled:
+            slab: cython.uint = self.slab_of(address)
+            cache: cython.uint = NO_CACHE if slab == NO_SLAB else self.pages[slab].cache
+            self.allocator.trace.object_event(TP_KMEM_CACHE_FREE, address, 0, 0, 0, cache)
+        return self.slab_free(address)
+
+    def slab_free(self, address):
+        """Give an object back to this CPU's freelist, or else to its slab.
+
         Source: mm/slub.c:do_slab_free @6.1.192
         """
         index: cython.ushort = 0
@@ -487,6 +508,7 @@ class Slub(Slabs):
         """
         kind: cython.uint = 0  # KMALLOC_NORMAL
         cache: cython.uint
+        address: cython.ulonglong
         if size == 0:
             return _ZERO
         if size > KMALLOC_MAX_CACHE_SIZE:
@@ -496,7 +518,14 @@ class Slub(Slabs):
         cache = self.kmalloc_caches[kind * NR_KMALLOC_INDEXES + self.kmalloc_indexes[(size + 7) >> 3]]
         if cache == NO_CACHE:
             raise StateError(f"kmalloc({size}, {gfp:#x}): this machine has no such kmalloc cache")
-        return self.cache_alloc(cache, gfp, node)
+        address = self.slab_alloc(cache, gfp, node)
+        if self.allocator.trace.enabled:
+            self.object_event(TP_KMALLOC, address, size, cache, gfp)
+        return address
+
+    def object_event(self, event, address, size, cache, gfp):
+        """Write a trace record of an allocation."""
+        return self.allocator.trace.object_event(event, address, size, self.caches[cache].size, gfp, cache)
 
     def kmalloc_large(self, size, gfp, node):
         """Take a compound page of at least `size` bytes straight from the page allocator.
@@ -505,16 +534,20 @@ class Slub(Slabs):
         """
         order: cython.uint = 0
         pfn: cython.uint
+        address: cython.ulonglong = NULL_OBJECT
         while order < MAX_ORDER and (cython.cast(cython.ulonglong, 1) << (_PAGE_SHIFT + order)) < size:
             order += 1
         if order == MAX_ORDER:
             return NULL_OBJECT
         pfn = self.allocator.alloc_pages_node(node, (gfp & ~(GFP_HIGHMEM_BIT | GFP_DMA32_BIT)) | GFP_COMP_BIT, order)
-        if pfn == NO_SLAB:
-            return NULL_OBJECT
-        self.pages[pfn].kind = PG_LARGE
-        self.pages[pfn].order = order
-        return cython.cast(cython.ulonglong, pfn) << _PAGE_SHIFT
+        if pfn != NO_SLAB:
+            self.pages[pfn].kind = PG_LARGE
+            address = cython.cast(cython.ulonglong, pfn) << _PAGE_SHIFT
+        if self.allocator.trace.enabled:
+            self.allocator.trace.object_event(
+                TP_KMALLOC, address, size, cython.cast(cython.ulonglong, 1) << (_PAGE_SHIFT + order), gfp, NO_CACHE
+            )
+        return address
 
     def kfree_object(self, address):
         """Give back what any kmalloc() gave: an object, a large page, ZERO_SIZE_OBJECT or NULL_OBJECT.
@@ -522,6 +555,8 @@ class Slub(Slabs):
         Source: mm/slab_common.c:kfree @6.1.192
         """
         pfn: cython.ulonglong
+        if self.allocator.trace.enabled:
+            self.allocator.trace.object_event(TP_KFREE, address, 0, 0, 0, NO_CACHE)
         if address >= _ZERO:
             return 0
         pfn = address >> _PAGE_SHIFT
@@ -529,7 +564,7 @@ class Slub(Slabs):
             if address & 0xFFF:
                 raise StateError(f"kfree({address:#x}): not the start of a large allocation")
             return self.allocator.free_pages_order(cython.cast(cython.uint, pfn), self.pages[pfn].order)
-        return self.cache_free(address)
+        return self.slab_free(address)
 
     # ------------------------------------------------------------------ many objects at once
 
@@ -540,7 +575,7 @@ class Slub(Slabs):
         """
         n: cython.Py_ssize_t
         for n in range(objects.shape[0]):
-            objects[n] = self.cache_alloc(cache, gfp, -1)
+            objects[n] = self.slab_alloc(cache, gfp, -1)
             if objects[n] == NULL_OBJECT:
                 self.free_bulk(objects[:n])
                 return 0
@@ -739,6 +774,18 @@ class Slub(Slabs):
         if new is not None and address is not None:
             self.kfree(address)
         return new
+
+    def validate(self) -> None:
+        """Check every slab and every list; see :func:`kmem.mm.slub_state.validate_caches`."""
+        from kmem.mm.slub_state import validate_caches
+
+        validate_caches(self)
+
+    def dump(self, cache: int) -> dict:
+        """Return the lists of a cache as plain data; see :mod:`kmem.mm.slub_state`."""
+        from kmem.mm.slub_state import dump_cache
+
+        return dump_cache(self, cache)
 
     def set_kmalloc_cache(self, kind: int, index: int, cache: int) -> None:
         """Enter a cache as ``kmalloc_caches[kind][index]``: kind 0 normal, 1 cgroup, 2 reclaimable, 3 DMA."""

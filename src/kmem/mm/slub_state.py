@@ -20,7 +20,6 @@ from cython.cimports.kmem.mm.page import (
     PG_TAIL,
     PGF_HEAD,
     list_add_tail,
-    list_init,
 )
 from cython.cimports.kmem.mm.slab import IN_USE, NO_SLAB, CacheCpu, CacheNode
 from cython.cimports.kmem.mm.slub import Slub

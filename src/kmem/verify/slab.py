@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from kmem.errors import InputError, StateError
-from kmem.machine.statedump import Record, StateDump, load_page_allocator, read_records
+from kmem.machine.records import Record, read_records
+from kmem.machine.statedump import StateDump, load_page_allocator
 from kmem.machine.statedump_slab import SlabCaches, cache_lists, load_slub
 from kmem.mm.slab_flags import SLAB_STORE_USER
 from kmem.mm.slub import Slub
