@@ -106,6 +106,12 @@ class StateDump:
         return 1 + max((int(record.get("cpu", 0)) for record in self.of("pcp")), default=0)
 
     @property
+    def cpu(self) -> int:
+        """The CPU that the dump was taken on: the one it shows, 0 if it shows several."""
+        shown = {int(record.get("cpu", 0)) for record in self.of("pcp")}
+        return shown.pop() if len(shown) == 1 else 0
+
+    @property
     def nr_nodes(self) -> int:
         """NUMA nodes that the dump shows."""
         return 1 + max((int(record["node"]) for record in self.nodes), default=0)
@@ -192,7 +198,7 @@ def _load_zones(dump: StateDump, memmap: MemMap) -> None:
             pageset = pagesets[zone_id * memmap.nr_cpus + cpu]
             pageset["high"] = record["pageset_high"]
             pageset["batch"] = record["pageset_batch"]
-        pagesets[zone_id * memmap.nr_cpus]["stat_diff"] = record.get("vm_stat_diff", [0])[0]
+        pagesets[zone_id * memmap.nr_cpus + dump.cpu]["stat_diff"] = record.get("vm_stat_diff", [0])[0]
     for record in dump.of("zstat"):
         zone_id = memmap.zone_id(record["zone"], record.get("node", 0))
         pagesets[zone_id * memmap.nr_cpus + record["cpu"]]["stat_diff"] = record["vm_stat_diff"][0]

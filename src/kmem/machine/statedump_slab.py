@@ -47,11 +47,14 @@ def geometry_of(record: Record) -> CacheGeometry:
     return CacheGeometry(**values)
 
 
-def cache_lists(record: Record) -> dict[str, Any]:
-    """Return the lists of a full cache record in the shape of :func:`kmem.mm.slub_state.dump_cache`."""
+def cache_lists(record: Record, cpu: int = 0) -> dict[str, Any]:
+    """Return the lists of a full cache record in the shape of :func:`kmem.mm.slub_state.dump_cache`.
+
+    A record that shows one CPU only shows the one that the dump was taken on, `cpu`.
+    """
     cpus = record.get("cpus")
     if cpus is None:
-        cpus = [{"cpu": 0, **record["cpu"]}]
+        cpus = [{"cpu": cpu, **record["cpu"]}]
     return {"cpus": cpus, "nodes": record["nodes"]}
 
 
@@ -62,6 +65,8 @@ class SlabCaches:
     ----------
     slub : Slub
         The model.
+    cpu : int
+        The CPU that the recorded state was dumped on.
     by_ptr : dict of str to int
         Index of the cache at a recorded address of ``struct kmem_cache``.
     by_cid : dict of int to int
@@ -70,8 +75,9 @@ class SlabCaches:
         Caches that the recorded kernel uses too.
     """
 
-    def __init__(self, slub: Slub) -> None:
+    def __init__(self, slub: Slub, cpu: int = 0) -> None:
         self.slub = slub
+        self.cpu = cpu
         self.by_ptr: dict[str, int] = {}
         self.by_cid: dict[int, int] = {}
         self.shared: set[int] = set()
@@ -91,10 +97,14 @@ class SlabCaches:
                 raise InputError(f"cache {record['name']}: no lists of slabs in its record")
             index = self.slub.kmem_cache_create(geometry_of(record), record.get("random_seq"))
             self.by_ptr[ptr] = index
-            restore_cache(self.slub, index, cache_lists(record))
+            restore_cache(self.slub, index, cache_lists(record, self.cpu))
         if "cid" in record:
             self.by_cid[record["cid"]] = index
-        if record.get("t") == "cache" or record["name"] != record.get("asked", record["name"]) or record["refcount"] > 1:
+        if (
+            record.get("t") == "cache"
+            or record["name"] != record.get("asked", record["name"])
+            or record["refcount"] > 1
+        ):
             self.shared.add(index)
         return index
 
@@ -114,7 +124,7 @@ def load_slub(dump: StateDump, allocator: PageAllocator) -> SlabCaches:
     InputError
         If a record contradicts itself or the machine.
     """
-    caches = SlabCaches(Slub(allocator))
+    caches = SlabCaches(Slub(allocator), dump.cpu)
     try:
         for record in (*dump.of("cache"), *dump.of("mycache")):
             caches.add(record)

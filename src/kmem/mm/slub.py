@@ -802,4 +802,3 @@ def pfmemalloc_match(page_flags: cython.uchar, gfp: cython.uint) -> cython.bint:
     Source: mm/slub.c:pfmemalloc_match @6.1.192
     """
     return not page_flags & PGF_PFMEMALLOC or (gfp & (GFP_NOMEMALLOC_BIT | GFP_MEMALLOC_BIT)) == GFP_MEMALLOC_BIT
-

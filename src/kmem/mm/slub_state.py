@@ -198,7 +198,9 @@ def restore_cache(slub: Slub, cache: cython.uint, state: dict) -> None:
         n.nr_slabs = record["nr_slabs"]
         n.total_objects = record["total_objects"]
         if n.nr_partial != cython.cast(cython.uint, len(record["partial"])):
-            raise InputError(f"cache {name}, node {node}: {len(record['partial'])} partial slabs, nr_partial {n.nr_partial}")
+            raise InputError(
+                f"cache {name}, node {node}: {len(record['partial'])} partial slabs, nr_partial {n.nr_partial}"
+            )
     for record in state["nodes"]:
         node = record["node"]
         count = known[node]
@@ -488,5 +490,7 @@ def _check_counts(slub: Slub, cache: cython.uint, node: cython.uint, counted: ob
     if n.nr_slabs != seen + n.unseen:
         raise StateError(f"{where}: nr_slabs {n.nr_slabs}, but {seen} slabs in memory and {n.unseen} unseen")
     if not n.unseen and n.total_objects != int(objects[cache * slub.nr_nodes + node]):
-        raise StateError(f"{where}: total_objects {n.total_objects}, but the slabs have {objects[cache * slub.nr_nodes + node]}")
+        raise StateError(
+            f"{where}: total_objects {n.total_objects}, but the slabs have {objects[cache * slub.nr_nodes + node]}"
+        )
     return 0

@@ -57,6 +57,7 @@ class _Checker:
         self.stop_at_first = stop_at_first
         self.result = Result(f"{path.parent.name}/{path.name.removesuffix('.gz').removesuffix('.jsonl')}", "pages")
         self.allocator: PageAllocator | None = None
+        self.cpu = 0
         self.taken: dict[int, int] = {}
 
     def run(self) -> None:
@@ -83,13 +84,14 @@ class _Checker:
             self.operation(self.allocator, record)
         elif op == "drain":
             if self.allocator is not None:
-                self.allocator.drain_pages(record.get("cpu", 0))
+                self.allocator.drain_pages(record.get("cpu", self.cpu))
         elif op is not None and op not in ("L", "U", "skip", "note"):
             raise InputError(f"operation {op!r} does not belong in a page recording", file=self.path, line=line)
 
     def dump(self, dump: StateDump) -> None:
         if self.allocator is None:
             self.allocator = load_page_allocator(dump)
+            self.cpu = dump.cpu
             return
         differences = compare_page_state(self.allocator.memmap, dump)
         self.result.end_state = self.result.end_state is not False and not differences
@@ -101,7 +103,7 @@ class _Checker:
 
     def operation(self, allocator: PageAllocator, record: Record) -> None:
         self.result.operations += 1
-        allocator.cpu = int(record.get("cpu", 0))
+        allocator.cpu = int(record.get("cpu", self.cpu))
         order, expected = int(record["order"]), int(record["pfn"])
         failure: str | None = None
         if record["op"] == "a":
@@ -208,7 +210,7 @@ def compare_page_state(memmap: MemMap, dump: StateDump) -> list[Difference]:
         marks = [record["wm_min"], record["wm_low"], record["wm_high"], record["wm_promo"]]
         check(f"{where}: watermarks", marks, [int(mark) for mark in zone["watermark"]])
         if "vm_stat_diff" in record:
-            diff = memmap.pagesets_array[zone_id * memmap.nr_cpus]["stat_diff"]
+            diff = memmap.pagesets_array[zone_id * memmap.nr_cpus + dump.cpu]["stat_diff"]
             check(f"{where}: vm_stat_diff", record["vm_stat_diff"][0], int(diff))
         for order in range(11 if record["managed"] else 0):
             for migratetype in range(6):

@@ -90,6 +90,7 @@ class _Checker:
         self.tracked = False
         self.interrupts_on = False
         self.op = ""
+        self.cpu = 0
 
     # ------------------------------------------------------------ the run
 
@@ -144,7 +145,7 @@ class _Checker:
             self.interrupts_on = True
             slub.rcu_barrier()
         elif op == "drain":
-            slub.allocator.drain_pages(record.get("cpu", 0))
+            slub.allocator.drain_pages(record.get("cpu", self.cpu))
         elif op in ("c", "cf"):
             self.caches.add(record)
         elif op in ("r", "s", "x"):
@@ -177,7 +178,7 @@ class _Checker:
         slub = caches.slub
         self.result.operations += 1
         self.op = record["op"]
-        cpu = int(record.get("cpu", 0))
+        cpu = int(record.get("cpu", self.cpu))
         slub.allocator.cpu = cpu
         slub.start_object = int(record.get("idx", -1))
         try:
@@ -325,6 +326,7 @@ class _Checker:
             raise InputError("the first state dump shows no slab caches", file=self.path, line=dump.line)
         allocator = load_page_allocator(dump)
         self.caches = load_slub(dump, allocator)
+        self.cpu = dump.cpu
         word_bytes = 8 if "DMA32" in allocator.memmap.zone_names else 4
         depot = StackDepot(allocator, self.depot_blocks, word_bytes=word_bytes)
 
@@ -343,9 +345,9 @@ class _Checker:
             index = caches.by_ptr.get(record["ptr"])
             if index is None or "nodes" not in record or (self.interrupts_on and index in caches.shared):
                 continue
-            expected, got = cache_lists(record), dump_cache(caches.slub, index)
+            expected, got = cache_lists(record, self.cpu), dump_cache(caches.slub, index)
             if "cpus" not in record:
-                got["cpus"] = [got["cpus"][0]]
+                got["cpus"] = [got["cpus"][self.cpu]]
             if expected != got:
                 where = f"state dump {dump.name!r}: cache {record['name']}"
                 found.append(_first_difference(where, expected, got))
