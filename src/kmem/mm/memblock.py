@@ -197,6 +197,44 @@ class MemBlock:
             if position < piece.end:
                 yield PfnRange(position, piece.end, piece.node)
 
+    def alloc(
+        self, size_bytes: int, *, align: int = PAGE_SIZE, limit: int | None = None, node: int | None = None
+    ) -> int:
+        """Reserve memory from the highest place that has room; return its address.
+
+        Parameters
+        ----------
+        size_bytes, align : int
+            Size and alignment in bytes; the alignment is a power of two.
+        limit : int, optional
+            Address that the piece has to end below.
+        node : int, optional
+            Node to take it from; any, if it has no room or none is given.
+
+        Raises
+        ------
+        ConfigError
+            If there is no room anywhere.
+
+        Source: mm/memblock.c:memblock_alloc_range_nid, __memblock_find_range_top_down @6.1.192
+        """
+        for wanted in (node, None) if node is not None else (None,):
+            for piece in reversed(list(self.free_ranges())):
+                end = piece.end << PAGE_SHIFT if limit is None else min(piece.end << PAGE_SHIFT, limit)
+                start = (end - size_bytes) & -align
+                if start >= piece.start << PAGE_SHIFT and wanted in (None, piece.node):
+                    self.reserve(start, size_bytes)
+                    return start
+        raise ConfigError(
+            f"no room for {size_bytes >> 10} KiB that the kernel needs at boot", remedy="describe a larger machine"
+        )
+
+    def reserved_in(self, start_pfn: int, end_pfn: int) -> int:
+        """Return how many existing frames of a range are reserved."""
+        present = end_pfn - start_pfn - self.absent_pages(start_pfn, end_pfn)
+        free = sum(max(0, min(piece.end, end_pfn) - max(piece.start, start_pfn)) for piece in self.free_ranges())
+        return present - free
+
 
 def free_blocks(start_pfn: int, end_pfn: int) -> Iterator[tuple[int, int]]:
     """Yield (pfn, order) of the blocks in which a range of frames is handed to the page allocator.
