@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the README shows is what happens."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from kmem.cli import app, main
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def console_runs() -> list[tuple[str, str]]:
+    """Commands of the console blocks, each with the output shown under it."""
+    runs = []
+    for block in blocks("console"):
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, _, output = part.partition("\n")
+            runs.append((command, output))
+    return runs
+
+
+@pytest.mark.parametrize(("command", "output"), console_runs())
+def test_shown_output_is_real(
+    command: str, output: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    words = shlex.split(command)
+    assert words[0] == "kmem"
+    assert main(words[1:]) == 0
+    assert capsys.readouterr().out == output
+
+
+def test_python_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT)
+    (example,) = blocks("python")
+    exec(compile(example, "README.md", "exec"), {})
+    assert "GFP_KERNEL|__GFP_ZERO" in capsys.readouterr().out
+
+
+def test_the_two_commands_to_start(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each is one line; the first ends in a run of the program, which is run here without building anew."""
+    commands = blocks("sh")
+    assert len(commands) == 2
+    assert all(command.count("\n") == 1 for command in commands)
+    first, second = commands
+    build, program = first.strip().rsplit(" && ", 1)
+    assert build == "python3 -m venv .venv && .venv/bin/pip install -q ."
+    words = shlex.split(program)
+    assert words[0] == ".venv/bin/kmem"
+    monkeypatch.chdir(ROOT)
+    assert main(words[1:]) == 0
+    assert capsys.readouterr().out
+    assert second.strip() == "./run-tests"
+    script = ROOT / "run-tests"
+    assert script.stat().st_mode & 0o111
+
+
+def test_files_and_commands_that_are_named_exist() -> None:
+    for name in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / name).exists(), name
+    for name in re.findall(r"`kmem (\w+)", README):
+        assert name in app.COMMANDS
