@@ -81,13 +81,17 @@ def is_overload(node: ast.AST) -> bool:
 def test_licence_and_length(path: Path) -> None:
     lines = path.read_text().splitlines()
     assert lines[0] == "# SPDX-License-Identifier: GPL-2.0-only"
-    assert len(lines) <= 900
+    assert len(lines) <= 1000
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if path.parent.name == "mm"], ids=module_name)
+# Parts of the core that have no counterpart in the kernel.
+OWN = {"__init__.py", "debug_vm.py", "slub_state.py"}
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if path.parent.name == "mm" and path.name not in OWN], ids=module_name
+)
 def test_modules_of_the_core_name_their_source(path: Path) -> None:
-    if path.name == "__init__.py":
-        return
     text = path.read_text()
     assert re.search(r"Source: \S", text)
     assert re.search(r"@6\.1", text)

@@ -1,1 +1,2 @@
-"""kmem.analysis"""
+# SPDX-License-Identifier: GPL-2.0-only
+"""Figures computed from a run."""

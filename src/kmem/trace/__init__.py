@@ -1,1 +1,2 @@
-"""kmem.trace"""
+# SPDX-License-Identifier: GPL-2.0-only
+"""Readers of trace formats; one event table for all."""
