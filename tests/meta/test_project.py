@@ -145,7 +145,9 @@ def test_the_project_speaks_of_itself_alone(word: str) -> None:
 
 def test_no_leftovers_in_the_sources() -> None:
     marks = re.compile("|".join(["TO" + "DO", "FIX" + "ME", "XX" + "X", "HA" + "CK"]))
-    found = [str(path) for path in tracked() if path.suffix in (".py", ".pxd", ".pyi") and marks.search(path.read_text())]
+    found = [
+        str(path) for path in tracked() if path.suffix in (".py", ".pxd", ".pyi") and marks.search(path.read_text())
+    ]
     assert not found
 
 
