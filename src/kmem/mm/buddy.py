@@ -118,6 +118,7 @@ class Buddy:
         return 0
 
     def del_page_from_free_list(self, pfn, zone, order):
+        """Take a free block off its list."""
         list_del(self.pages, pfn)
         self.pages[pfn].kind = PG_FREE
         self.zones[zone].nr_free[order] -= 1

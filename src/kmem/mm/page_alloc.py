@@ -381,6 +381,10 @@ class PageAllocator(Buddy):
         return 0
 
     def alloc_pages_node(self, node, gfp, order):
+        """One request from one node: the fast path, then the slow path; the head frame or none.
+
+        Source: mm/page_alloc.c:__alloc_pages @6.1.192
+        """
         ac: AllocContext
         pfn: cython.uint
         alloc_flags: cython.uint = ALLOC_WMARK_LOW
@@ -424,6 +428,7 @@ class PageAllocator(Buddy):
         return flags
 
     def wake_all_kswapds(self, order, gfp, ac):
+        """Tell the hooks about each node whose kswapd the kernel would wake, once a node."""
         i: cython.int = 0
         zone: cython.uint
         last_node: cython.int = -1
@@ -468,6 +473,7 @@ class PageAllocator(Buddy):
         return _NONE
 
     def request(self, gfp, order, alloc_flags, ac):
+        """What the hooks are told of a request."""
         return Request(gfp, order, alloc_flags, ac.row % self.nr_nodes, ac.highest_zoneidx, ac.migratetype)
 
     def retry_with_reserves(self, gfp, order, alloc_flags, ac):

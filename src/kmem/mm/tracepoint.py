@@ -109,6 +109,7 @@ class Tracepoints:
         return record
 
     def page_event(self, event, pfn, order, gfp, migratetype, zone):
+        """Write an event about a block of pages, if it is enabled."""
         record: cython.pointer(TraceRecord)
         if not self.enabled >> event & 1:
             return 0
@@ -124,6 +125,7 @@ class Tracepoints:
         return 0
 
     def object_event(self, event, ptr, bytes_req, bytes_alloc, gfp, cache):
+        """Write an event about an object, if it is enabled."""
         record: cython.pointer(TraceRecord)
         if not self.enabled >> event & 1:
             return 0
