@@ -11,7 +11,7 @@ import pytest
 from kmem.errors import InputError
 from kmem.machine.slabinfo import SlabinfoRow, geometry_from_slabinfo, parse_slabinfo, read_slabinfo
 from kmem.mm.kmalloc import create_kmalloc_caches
-from kmem.mm.slab_common import SlabCaches, SlabConfig, calculate_order
+from kmem.mm.slab_common import CacheList, SlabConfig, calculate_order
 
 DATA = Path(__file__).parents[1] / "data" / "slabinfo"
 HEADER = "slabinfo - version: 2.1\n# name <active_objs> ...\n"
@@ -31,7 +31,7 @@ def test_slabinfo_of_a_kernel(name: str, arch: str, cpus: int) -> None:
     for cache in caches.values():
         assert (cache.size, cache.objects) == (rows[cache.name].objsize, rows[cache.name].objperslab)
         assert cache.order == calculate_order(cache.size, config)
-    kmalloc = SlabCaches(config)
+    kmalloc = CacheList(config)
     create_kmalloc_caches(kmalloc)
     for made in kmalloc.slab_caches:
         listed = caches[made.name]

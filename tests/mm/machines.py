@@ -36,7 +36,7 @@ def one_zone(
         High and batch of the per-CPU lists; high 0 sends every free straight
         back to the zone.
     """
-    memmap = MemMap(frames, 1, cpus, pageblock_order, ZONE_NAMES_64, spare_heads=64)
+    memmap = MemMap(frames, 1, cpus, pageblock_order, ZONE_NAMES_64, spare_heads=1024)
     normal = memmap.zone_id("Normal")
     zone = memmap.zones_array[normal]
     zone["spanned"] = zone["present"] = frames

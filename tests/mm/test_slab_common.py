@@ -33,7 +33,7 @@ from kmem.mm.kmalloc import (
 from kmem.mm.slab_common import (
     CacheCreateError,
     CacheGeometry,
-    SlabCaches,
+    CacheList,
     SlabConfig,
     calculate_alignment,
     calculate_order,
@@ -248,7 +248,7 @@ def test_impossible_machines(fault: dict[str, int]) -> None:
 
 
 def test_a_cache_is_shared_with_the_oldest_that_fits() -> None:
-    caches = SlabCaches(AMD64)
+    caches = CacheList(AMD64)
     first = caches.kmem_cache_create("first", 60)
     second = caches.kmem_cache_create("second", 64, ctor=True)
     assert caches.slab_caches == [second, first]
@@ -277,21 +277,21 @@ def test_a_cache_is_shared_with_the_oldest_that_fits() -> None:
     ],
 )
 def test_what_keeps_a_cache_apart(asked: dict[str, int]) -> None:
-    caches = SlabCaches(AMD64)
+    caches = CacheList(AMD64)
     old = caches.kmem_cache_create("old", 64)
     assert caches.kmem_cache_create("new", **asked) is not old
 
 
 @pytest.mark.parametrize("flags", [SLAB_CONSISTENCY_CHECKS, SLAB_HWCACHE_ALIGN, SLAB_MEM_SPREAD])
 def test_what_does_not_keep_a_cache_apart(flags: int) -> None:
-    caches = SlabCaches(AMD64)
+    caches = CacheList(AMD64)
     old = caches.kmem_cache_create("old", 64)
     assert caches.kmem_cache_create("new", 64, 0, flags) is old
     assert not old.flags & flags
 
 
 def test_nomerge_keeps_all_apart() -> None:
-    caches = SlabCaches(SlabConfig.for_arch("amd64", cmdline="slab_nomerge"))
+    caches = CacheList(SlabConfig.for_arch("amd64", cmdline="slab_nomerge"))
     assert caches.kmem_cache_create("a", 64) is not caches.kmem_cache_create("b", 64)
 
 
@@ -306,7 +306,7 @@ def test_nomerge_keeps_all_apart() -> None:
     ],
 )
 def test_refused_caches(asked: dict[str, object], reason: int) -> None:
-    caches = SlabCaches(AMD64)
+    caches = CacheList(AMD64)
     with pytest.raises(CacheCreateError) as refused:
         caches.kmem_cache_create(**asked)  # type: ignore[arg-type]
     assert refused.value.errno == reason
@@ -315,7 +315,7 @@ def test_refused_caches(asked: dict[str, object], reason: int) -> None:
 
 @pytest.mark.parametrize(("useroffset", "usersize"), [(8, 0), (60, 8), (0, 65)])
 def test_a_user_region_outside_the_object_is_closed(useroffset: int, usersize: int) -> None:
-    cache = SlabCaches(AMD64).kmem_cache_create("c", 64, useroffset=useroffset, usersize=usersize)
+    cache = CacheList(AMD64).kmem_cache_create("c", 64, useroffset=useroffset, usersize=usersize)
     assert (cache.useroffset, cache.usersize) == (0, 0)
 
 
@@ -357,7 +357,7 @@ def test_types_of_smaller_kernels() -> None:
     assert kmalloc_types(plain) == (KmallocType.NORMAL, KmallocType.RECLAIM)
     assert kmalloc_type(0x400CC1, plain) is KmallocType.NORMAL
     assert kmalloc_type(0xCD1, plain) is KmallocType.RECLAIM
-    caches = SlabCaches(plain)
+    caches = CacheList(plain)
     table = create_kmalloc_caches(caches)
     assert len(caches.slab_caches) == 2 * 13
     assert table[KmallocType.CGROUP] is table[KmallocType.DMA] is table[KmallocType.NORMAL]
@@ -365,7 +365,7 @@ def test_types_of_smaller_kernels() -> None:
 
 
 def test_kmalloc_caches_of_a_debian_kernel() -> None:
-    caches = SlabCaches(AMD64)
+    caches = CacheList(AMD64)
     table = create_kmalloc_caches(caches)
     assert len(caches.slab_caches) == 4 * 13
     assert caches.slab_caches[0].name == "dma-kmalloc-8k"
@@ -386,7 +386,7 @@ def test_kmalloc_caches_of_a_debian_kernel() -> None:
 
 
 def test_without_accounting_the_accounted_caches_are_the_normal_ones() -> None:
-    caches = SlabCaches(SlabConfig.for_arch("amd64", cmdline="cgroup.memory=nokmem"))
+    caches = CacheList(SlabConfig.for_arch("amd64", cmdline="cgroup.memory=nokmem"))
     table = create_kmalloc_caches(caches)
     assert table[KmallocType.CGROUP] == table[KmallocType.NORMAL]
     assert len(caches.slab_caches) == 3 * 13
@@ -394,7 +394,7 @@ def test_without_accounting_the_accounted_caches_are_the_normal_ones() -> None:
 
 def test_a_power_of_two_keeps_its_alignment_under_debugging() -> None:
     config = SlabConfig.for_arch("amd64", cmdline="slub_debug=FZPU")
-    cache = create_kmalloc_caches(SlabCaches(config))[KmallocType.NORMAL][kmalloc_index(64)]
+    cache = create_kmalloc_caches(CacheList(config))[KmallocType.NORMAL][kmalloc_index(64)]
     assert cache is not None
     assert (cache.align, cache.red_left_pad, cache.size, cache.ksize) == (64, 64, 256, 64)
 
@@ -404,7 +404,7 @@ def test_a_power_of_two_keeps_its_alignment_under_debugging() -> None:
     [(8193, 2, 16384), (16385, 3, 32768), (100000, 5, 131072), (1 << 22, 10, 1 << 22)],
 )
 def test_large_requests_take_pages(size: int, order: int, ksize: int) -> None:
-    table = create_kmalloc_caches(SlabCaches(AMD64))
+    table = create_kmalloc_caches(CacheList(AMD64))
     assert kmalloc_large_order(size) == order
     assert kmalloc_ksize(size, 0xCC0, table, AMD64) == ksize
     assert kmalloc_ksize(0, 0xCC0, table, AMD64) == 0
@@ -481,7 +481,7 @@ def check(cache: CacheGeometry, config: SlabConfig) -> None:
 @settings(max_examples=600, derandomize=True)
 @given(CONFIGS, SIZES, ALIGNS, FLAGS, st.booleans())
 def test_layout_of_any_cache(config: SlabConfig, size: int, align: int, flags: int, ctor: bool) -> None:
-    cache = SlabCaches(config).kmem_cache_create("any", size, align, flags, ctor=ctor)
+    cache = CacheList(config).kmem_cache_create("any", size, align, flags, ctor=ctor)
     check(cache, config)
     assert cache.object_size == size
 
@@ -490,7 +490,7 @@ def test_layout_of_any_cache(config: SlabConfig, size: int, align: int, flags: i
 @given(CONFIGS, st.data())
 def test_any_history_of_a_list_of_caches(config: SlabConfig, data: st.DataObject) -> None:
     """References add up, shared caches fit all their users, and destroying everything empties the list."""
-    caches = SlabCaches(config)
+    caches = CacheList(config)
     create_kmalloc_caches(caches)
     start = list(caches.slab_caches)
     users: list[tuple[CacheGeometry, int]] = []

@@ -12,7 +12,7 @@ from enum import IntEnum
 from typing import Final
 
 from kmem.errors import UsageError
-from kmem.mm.slab_common import CacheGeometry, SlabCaches, SlabConfig, get_order
+from kmem.mm.slab_common import CacheGeometry, CacheList, SlabConfig, get_order
 from kmem.mm.slab_flags import SLAB_ACCOUNT, SLAB_CACHE_DMA, SLAB_KMALLOC, SLAB_RECLAIM_ACCOUNT
 
 __all__ = [
@@ -155,7 +155,7 @@ def kmalloc_cache_name(kind: KmallocType, index: int) -> str:
     return _NAME_PREFIX[kind] + (f"{size >> 10}k" if size >= 1024 else str(size))
 
 
-def _new_kmalloc_cache(caches: SlabCaches, table: KmallocCaches, kind: KmallocType, index: int) -> CacheGeometry:
+def _new_kmalloc_cache(caches: CacheList, table: KmallocCaches, kind: KmallocType, index: int) -> CacheGeometry:
     """Make one kmalloc cache; unaccounted normal ones never merge in a kernel that accounts.
 
     Source: mm/slab_common.c:new_kmalloc_cache, create_kmalloc_cache @6.1.192
@@ -179,12 +179,12 @@ def _new_kmalloc_cache(caches: SlabCaches, table: KmallocCaches, kind: KmallocTy
     return s
 
 
-def create_kmalloc_caches(caches: SlabCaches) -> KmallocCaches:
+def create_kmalloc_caches(caches: CacheList) -> KmallocCaches:
     """Make the kmalloc caches of all types, in the kernel's order, and list them in `caches`.
 
     Parameters
     ----------
-    caches : SlabCaches
+    caches : CacheList
         The list that they join.
 
     Returns

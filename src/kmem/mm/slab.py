@@ -649,12 +649,17 @@ class Slabs:
         return 0
 
     @cython.overflowcheck(False)
+    @cython.overflowcheck(False)
     def random_below(self, limit):
         """Draw a number below `limit`: splitmix64, then the multiplication that the kernel uses too."""
+        # Named, because a literal above 2**63 would be a Python number; products wrap on purpose.
+        gamma: cython.ulonglong = 0x9E3779B97F4A7C15
+        first: cython.ulonglong = 0xBF58476D1CE4E5B9
+        second: cython.ulonglong = 0x94D049BB133111EB
         z: cython.ulonglong
-        self.random_state += 0x9E3779B97F4A7C15
+        self.random_state += gamma
         z = self.random_state
-        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9
-        z = (z ^ (z >> 27)) * 0x94D049BB133111EB
+        z = (z ^ (z >> 30)) * first
+        z = (z ^ (z >> 27)) * second
         z ^= z >> 31
         return cython.cast(cython.uint, ((z & 0xFFFFFFFF) * limit) >> 32)

@@ -8,7 +8,7 @@ partial lists).  Nothing here allocates: the SLUB runtime takes a
 
 :class:`SlabConfig` is what the answer depends on besides the request: word
 size, CPUs, cache line, build options and the boot options ``slub_*``.
-:class:`SlabCaches` is the kernel's list of caches, newest first.
+:class:`CacheList` is the kernel's list of caches, newest first.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from kmem.mm.slub_debug import SlubDebug, kmem_cache_flags
 __all__ = [
     "CacheCreateError",
     "CacheGeometry",
-    "SlabCaches",
+    "CacheList",
     "SlabConfig",
     "calculate_alignment",
     "calculate_order",
@@ -451,7 +451,7 @@ def kmem_cache_open(
 
 
 @dataclass(slots=True)
-class SlabCaches:
+class CacheList:
     """The kernel's list of slab caches, and the rules by which a new one joins it or an old one.
 
     Attributes

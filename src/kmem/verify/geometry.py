@@ -21,10 +21,11 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from kmem.errors import InputError, KmemError, NotSupportedError
 from kmem.machine.records import Record, number, open_recording, read_records, text
+from kmem.machine.statedump_slab import geometry_of
 from kmem.mm.kmalloc import (
     KMALLOC_INDEX_SIZES,
     KMALLOC_MAX_CACHE_SIZE,
@@ -39,7 +40,7 @@ from kmem.mm.kmalloc import (
     kmalloc_types,
     krealloc_in_place,
 )
-from kmem.mm.slab_common import CacheCreateError, CacheGeometry, SlabCaches, SlabConfig, kmem_cache_open
+from kmem.mm.slab_common import CacheCreateError, CacheGeometry, CacheList, SlabConfig, kmem_cache_open
 from kmem.mm.slab_flags import CMPXCHG_DOUBLE, OBJECT_POISON, SLAB_KMALLOC, SLAB_NEVER_MERGE
 from kmem.profile.flags import format_slab_flags
 from kmem.verify.result import Difference, Result
@@ -67,10 +68,12 @@ class _Stop(Exception):
 
 def _cache_of(record: Record) -> CacheGeometry:
     """Return the recorded ``struct kmem_cache``."""
-    values: dict[str, Any] = {name: number(record, name) for name in _FIELDS if name != "name"}
-    values["ctor"] = bool(values["ctor"])
-    values["has_random_seq"] = bool(values["has_random_seq"])
-    return CacheGeometry(name=text(record, "name"), **values)
+    try:
+        return geometry_of(record)
+    except KeyError as error:
+        raise InputError(f"a cache without {error}") from None
+    except (ValueError, TypeError) as error:
+        raise InputError(f"a damaged cache: {error}") from None
 
 
 def _shown(name: str, value: object) -> object:
@@ -116,7 +119,7 @@ class _Checker:
     stop_at_first: bool
     merge_unknown: bool
     """The boot options are not known, and so not whether caches merge."""
-    caches: SlabCaches = field(init=False)
+    caches: CacheList = field(init=False)
     table: KmallocCaches = field(init=False)
     kmalloc_list: dict[str, CacheGeometry] = field(init=False)
     by_cid: dict[int, CacheGeometry] = field(default_factory=dict)
@@ -131,10 +134,10 @@ class _Checker:
     """Caches made before the recording began that it destroyed: which ones, it does not say."""
 
     def __post_init__(self) -> None:
-        kmalloc = SlabCaches(self.config)
+        kmalloc = CacheList(self.config)
         self.table = create_kmalloc_caches(kmalloc)
         self.kmalloc_list = {cache.name: cache for cache in kmalloc.slab_caches}
-        self.caches = SlabCaches(self.config)
+        self.caches = CacheList(self.config)
 
     # -- reporting ------------------------------------------------------------------
 
@@ -551,7 +554,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
 def _verify_csv(path: Path, result: Result, stop_at_first: bool) -> None:
     """Verify ``kmalloc.csv``: every size of each range up to 8192, the ends of ranges above."""
     _, config = _start(path, result, lambda: None)
-    table = create_kmalloc_caches(SlabCaches(config))
+    table = create_kmalloc_caches(CacheList(config))
     for line, row in _csv_rows(path):
         try:
             gfp, first, last = int(row["gfp"], 16), int(row["size_from"]), int(row["size_to"])
