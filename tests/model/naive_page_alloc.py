@@ -773,7 +773,6 @@ class NaivePageAllocator:
         if pfn is None:
             return None
         self.split_page(pfn, order)
-        self.pfmemalloc.discard(pfn)
         zone = self.zone_of(pfn)
         for tail in range(pfn + nr_pages, pfn + (1 << order)):
             del self.allocated[tail]

@@ -218,7 +218,8 @@ class Buddy:
         Source: mm/page_alloc.c:__rmqueue @6.1.192
         """
         pfn: cython.uint
-        if alloc_flags & ALLOC_CMA and self.zones[zone].free_cma_pages > self.zones[zone].free_pages // 2:
+        z: cython.pointer(Zone) = cython.address(self.zones[zone])
+        if alloc_flags & ALLOC_CMA and max(z.free_cma_pages, 0) > max(z.free_pages, 0) // 2:
             pfn = self.rmqueue_smallest(zone, order, MIGRATE_CMA)
             if pfn != _NONE:
                 return pfn

@@ -13,7 +13,6 @@ from cython.cimports.kmem.mm.page import (
     MAX_ORDER,
     MIGRATE_CMA,
     MIGRATE_ISOLATE,
-    MIGRATE_PCPTYPES,
     MIGRATE_TYPES,
     NR_LOWORDER_PCP_LISTS,
     NR_PCP_LISTS,
@@ -21,7 +20,6 @@ from cython.cimports.kmem.mm.page import (
     PG_BUDDY,
     PG_LARGE,
     PG_PCP,
-    PG_SLAB,
     PG_TAIL,
     Page,
 )
@@ -197,20 +195,16 @@ class _Zone:
 
     @cython.cfunc
     def unmerged(self, pfn: cython.uint, order: cython.uint) -> cython.int:
-        """Fail if the block's buddy is free too and should have merged with it."""
+        """Fail if the block's buddy is free too and should have merged with it.
+
+        Whole page blocks may stay apart: a block that was HIGHATOMIC when its
+        buddy was freed does not merge when it becomes an ordinary one again.
+        """
         a = self.allocator
-        z: cython.pointer(Zone) = cython.address(a.zones[self.zone])
         buddy: cython.uint = pfn ^ (cython.cast(cython.uint, 1) << order)
-        mine: cython.uint
-        other: cython.uint
-        if order >= MAX_ORDER - 1:
+        if order >= a.pageblock_order:
             return 0
         if a.pages[buddy].kind != PG_BUDDY or a.pages[buddy].order != order or a.pages[buddy].zone != self.zone:
             return 0
-        if order >= a.pageblock_order:
-            mine = a.pageblocks[(pfn >> a.pageblock_order) + z.block_offset]
-            other = a.pageblocks[(buddy >> a.pageblock_order) + z.block_offset]
-            if mine != other and (mine >= MIGRATE_PCPTYPES or other >= MIGRATE_PCPTYPES):
-                return 0
         self.fail(f"free blocks of order {order} at frames {min(pfn, buddy)} and {max(pfn, buddy)} are not merged")
         return 0

@@ -148,7 +148,7 @@ class PageAllocator(Buddy):
         if not alloc_flags & ALLOC_RESERVES:
             free_pages -= z.nr_reserved_highatomic
         if self.cma and not alloc_flags & ALLOC_CMA:
-            free_pages -= z.free_cma_pages
+            free_pages -= max(z.free_cma_pages, 0)
         if alloc_flags & ALLOC_RESERVES:
             if alloc_flags & ALLOC_MIN_RESERVE:
                 minimum -= minimum // 2
@@ -187,7 +187,7 @@ class PageAllocator(Buddy):
             if not alloc_flags & ALLOC_RESERVES:
                 usable -= min(usable, z.nr_reserved_highatomic)
             if self.cma and not alloc_flags & ALLOC_CMA:
-                usable -= min(usable, z.free_cma_pages)
+                usable -= min(usable, max(z.free_cma_pages, 0))
             if usable > mark + z.lowmem_reserve[highest_zoneidx]:
                 return True
         if self.watermark_ok(z, order, mark, highest_zoneidx, alloc_flags, free_pages):
@@ -864,7 +864,8 @@ class PageAllocator(Buddy):
             raise ValueError(f"frame {pfn} is not an allocated block of order {order}")
         if self.pages[first].flags & PGF_HEAD:
             raise ValueError(f"frame {pfn} heads a compound page, which cannot be split")
-        for i in range(first, first + (1 << order)):
+        self.pages[first].order = 0
+        for i in range(first + 1, first + (1 << order)):
             self.pages[i].kind = PG_ALLOCATED
             self.pages[i].order = 0
             self.pages[i].flags = 0
