@@ -22,6 +22,10 @@ COMPILED = [
     "kmem.mm.slab",
     "kmem.mm.slub",
     "kmem.mm.slub_state",
+    "kmem.trace.scan_strings",
+    "kmem.trace.scan_text",
+    "kmem.trace.scan_ftrace",
+    "kmem.trace.scan_perf",
 ]
 
 KINDS = {

@@ -1,2 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Readers of trace formats; one event table for all."""
+"""Recorded traces of ``kmem:*`` events, read into one event table.
+
+>>> from kmem.trace import open_trace
+>>> with open_trace("tests/data/boot.trace.txt.gz") as trace:  # doctest: +SKIP
+...     requests = sum(len(batch) for batch in trace)
+"""
+
+from kmem.trace.events import EVENT_NAMES, EVENT_SCHEMA, Event, EventBatch, EventFlag, Strings
+from kmem.trace.reader import TraceReader, TraceStats, open_trace, read_table
+
+__all__ = [
+    "EVENT_NAMES",
+    "EVENT_SCHEMA",
+    "Event",
+    "EventBatch",
+    "EventFlag",
+    "Strings",
+    "TraceReader",
+    "TraceStats",
+    "open_trace",
+    "read_table",
+]

@@ -1,0 +1,336 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Reading a trace: detect the format, scan it in batches, keep the counts.
+
+The format is told by the content, never by the file's name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from kmem.errors import InputError, UsageError
+from kmem.profile import REFERENCE, Profile, parse_gfp
+from kmem.trace.events import EVENT_SCHEMA, Dictionaries, EventBatch, Strings
+from kmem.trace.scan_ftrace import FtraceScanner
+from kmem.trace.scan_perf import PerfScanner
+from kmem.trace.source import CHUNK_BYTES, ByteSource
+
+__all__ = ["BATCH_EVENTS", "TraceReader", "TraceStats", "open_trace", "read_table"]
+
+BATCH_EVENTS = 65536
+_DETECT_BYTES = 1 << 20
+_VOTES = 50  # lines that settle the format
+_SCANNERS: dict[str, type[FtraceScanner] | type[PerfScanner]] = {"ftrace": FtraceScanner, "perf script": PerfScanner}
+_RECORD = "record with `trace-cmd record -e kmem`, `perf record -e 'kmem:*' -a` or tracefs, and give the text"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TraceStats:
+    """What a trace held, as far as it has been read.
+
+    Attributes
+    ----------
+    lines, bytes : int
+        Lines and bytes of uncompressed text.
+    events : int
+        Rows of the event table, without the marks of lost events.
+    skipped_events : dict of str to int
+        Events that the table has no place for, by name.
+    lost_events, lost_markers : int
+        Events that the recorder said it dropped, and how often it said so
+        (not every mark has a number).
+    overwritten_events : int
+        Events that were overwritten before the first one here, by ftrace's
+        own header.
+    damaged_lines, damaged_bytes : int
+        Lines that cannot be right and were skipped.
+    first_damage : str
+        ``FILE:LINE byte N`` of the first of them, empty if there is none.
+    unknown_gfp : tuple of str
+        GFP names that the reference kernel does not have; their bits are left
+        out.
+    notes : tuple of str
+        What else a user should know, a sentence each.
+    """
+
+    lines: int
+    bytes: int
+    events: int
+    skipped_events: dict[str, int]
+    lost_events: int
+    lost_markers: int
+    overwritten_events: int
+    damaged_lines: int
+    damaged_bytes: int
+    first_damage: str
+    unknown_gfp: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+class TraceReader:
+    """A trace being read: iterate over it to get its batches, once.
+
+    Use :func:`open_trace` to make one.
+
+    Attributes
+    ----------
+    path : str
+        Name of the file.
+    format : str
+        ``ftrace`` (also ``trace-cmd report``) or ``perf script``.
+    strings : Strings
+        Strings behind the codes, shared by all batches.
+    pointer_digits : int
+        16 or 8 if the kernel itself printed the pointers (``%p``): 64 or 32
+        bits, possibly hashed.  0 if a tool printed raw pointers.
+
+    Notes
+    -----
+    Memory does not grow with the length of the trace.
+    """
+
+    def __init__(self, source: ByteSource, profile: Profile, batch_events: int) -> None:
+        self._source = source
+        self._profile = profile
+        self._chunks = source.chunks()
+        self.path = source.name
+        head = self._read_head()
+        self.format = _detect(head, self.path, source.note)
+        self._chunks = itertools.chain(head, self._chunks)
+        self._scanner = _SCANNERS[self.format](batch_events)
+        self.strings = Strings(
+            comms=self._scanner.comms,
+            caches=self._scanner.caches,
+            call_sites=self._scanner.call_sites,
+            gfps=self._scanner.gfps,
+        )
+        self._gfp_bits: list[int] = []
+        self._gfp_masks: npt.NDArray[np.uint32] = np.zeros(0, np.uint32)
+        self._unknown_gfp: dict[str, None] = {}
+
+    def _read_head(self) -> list[bytes]:
+        head: list[bytes] = []
+        size = 0
+        for chunk in self._chunks:
+            head.append(chunk)
+            size += len(chunk)
+            if size >= _DETECT_BYTES:
+                break
+        return head
+
+    def __enter__(self) -> TraceReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._source.close()
+
+    def __iter__(self) -> Iterator[EventBatch]:
+        scanner = self._scanner
+        for chunk in self._chunks:
+            at = 0
+            while True:
+                at = scanner.feed(chunk, at)
+                if scanner.count < scanner.capacity:
+                    break
+                yield self._batch()
+        scanner.finish(bool(self._source.note) and "trailing" not in self._source.note)
+        if scanner.count:
+            yield self._batch()
+        if not scanner.nr_events:
+            raise self._no_events()
+
+    def _no_events(self) -> InputError:
+        skipped = self._scanner.unknown_events()
+        found = ", ".join(sorted(skipped)[:4])
+        what = f"no kmem events, only {found}" if found else "no events"
+        return InputError(what, file=self.path, remedy="enable events/kmem before recording")
+
+    def _batch(self) -> EventBatch:
+        """Hand out the scanner's batch, with the GFP texts turned into bits."""
+        count = self._scanner.count
+        columns = {name: column[:count] for name, column in self._scanner.columns.items()}
+        self._scanner.new_batch()
+        texts = self.strings.gfps.strings(len(self._gfp_bits))
+        if texts:
+            self._gfp_bits += [self._gfp(text) for text in texts]
+            self._gfp_masks = np.array(self._gfp_bits, np.uint32)
+        codes = columns.pop("gfp")
+        return EventBatch(**columns, gfp=self._gfp_masks[codes], gfp_text=codes, strings=self.strings)
+
+    def _gfp(self, text: str) -> int:
+        mask = 0
+        for word in text.split("|") if text else ():
+            try:
+                mask |= parse_gfp(word, self._profile)
+            except UsageError:
+                self._unknown_gfp.setdefault(word)
+        return mask
+
+    @property
+    def progress(self) -> tuple[int, int | None]:
+        """Bytes of the file read so far, and of how many (None: not known)."""
+        return self._source.consumed_bytes, self._source.size_bytes
+
+    @property
+    def pointer_digits(self) -> int:
+        """Digits of the pointers that the kernel itself printed."""
+        return int(self._scanner.pointer_digits)
+
+    @property
+    def comments(self) -> tuple[str, ...]:
+        """First comment lines of the trace."""
+        return tuple(self._scanner.comments)
+
+    @property
+    def nr_cpus(self) -> int:
+        """CPUs of the recorded machine by the trace's own header, 0 if it does not say."""
+        for line in self.comments:
+            found = re.search(r"#P:(\d+)|^cpus=(\d+)|# nrcpus (?:online|avail) : (\d+)", line)
+            if found:
+                return int(next(group for group in found.groups() if group))
+        return 0
+
+    @property
+    def stats(self) -> TraceStats:
+        """Counts up to now; final once the iteration has ended."""
+        scanner = self._scanner
+        first = ""
+        if scanner.damaged_lines:
+            first = f"{self.path}:{scanner.first_damaged_line} byte {scanner.first_damaged_byte}"
+        return TraceStats(
+            lines=int(scanner.nr_lines),
+            bytes=int(scanner.nr_bytes),
+            events=int(scanner.nr_events),
+            skipped_events=scanner.unknown_events(),
+            lost_events=int(scanner.lost_events),
+            lost_markers=int(scanner.lost_markers),
+            overwritten_events=self._overwritten(),
+            damaged_lines=int(scanner.damaged_lines),
+            damaged_bytes=int(scanner.damaged_bytes),
+            first_damage=first,
+            unknown_gfp=tuple(self._unknown_gfp),
+            notes=tuple(self._notes()),
+        )
+
+    def _overwritten(self) -> int:
+        for line in self.comments:
+            found = re.search(r"entries-in-buffer/entries-written: (\d{1,18})/(\d{1,18})", line)
+            if found:
+                return max(int(found[2]) - int(found[1]), 0)
+        return 0
+
+    def _notes(self) -> Iterator[str]:
+        if self._source.note:
+            yield f"{self.path}: {self._source.note}"
+        if self._unknown_gfp:
+            names = ", ".join(list(self._unknown_gfp)[:4])
+            yield f"{self.path}: GFP flags unknown to Linux {self._profile.name} are left out: {names}"
+
+
+def open_trace(
+    path: str | os.PathLike[str],
+    *,
+    profile: Profile = REFERENCE,
+    batch_events: int = BATCH_EVENTS,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> TraceReader:
+    """Open a trace text: ftrace, ``trace-cmd report`` or ``perf script``.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        The file, plain or packed with gzip, zstd or xz; ``-`` is standard
+        input.
+    profile : Profile
+        Kernel by whose names GFP texts are read.
+    batch_events : int
+        Events per batch, at least 1.
+    chunk_bytes : int
+        Bytes read at a time.  The result does not depend on it.
+
+    Returns
+    -------
+    TraceReader
+        Iterate over it for :class:`EventBatch`; close it, or use ``with``.
+
+    Raises
+    ------
+    InputError
+        The file cannot be opened, is empty, binary or of another format.
+    """
+    if batch_events < 1 or chunk_bytes < 1:
+        raise UsageError("batch_events and chunk_bytes are at least 1")
+    source = ByteSource(path, chunk_bytes)
+    try:
+        return TraceReader(source, profile, batch_events)
+    except BaseException:
+        source.close()
+        raise
+
+
+def read_table(path: str | os.PathLike[str], **options: Any) -> pa.Table:
+    """Read a whole trace into an Arrow table with :data:`EVENT_SCHEMA`.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        The trace, as for :func:`open_trace`.
+    **options
+        Passed on to :func:`open_trace`.
+
+    Returns
+    -------
+    pyarrow.Table
+        About 100 bytes per event.
+
+    Raises
+    ------
+    InputError
+        As for :func:`open_trace`.
+    """
+    with open_trace(path, **options) as trace:
+        batches = list(trace)
+        texts = Dictionaries.of(trace.strings)
+    return pa.Table.from_batches([batch.with_dictionaries(texts) for batch in batches], schema=EVENT_SCHEMA)
+
+
+def _detect(head: list[bytes], name: str, note: str) -> str:
+    """Tell the format by the lines that can belong to only one of them."""
+    text = b"".join(head)[:_DETECT_BYTES]
+    if not text.strip():
+        raise InputError(
+            f"nothing readable in it: {note}" if note else "the file is empty",
+            file=name,
+            remedy="copy the file again" if note else "record with tracing_on=1 and events/kmem/enable=1",
+        )
+    probes = {format: scanner(1) for format, scanner in _SCANNERS.items()}
+    votes = dict.fromkeys(probes, 0)
+    for line in text.split(b"\n"):
+        for format, probe in probes.items():
+            votes[format] += probe.try_line(line)
+        if max(votes.values()) == _VOTES:
+            break
+    if any(votes.values()):
+        return max(votes, key=votes.__getitem__)
+    if text.startswith(b"# tracer:"):
+        return "ftrace"
+    odd = sum(byte < 9 or 13 < byte < 32 or byte == 127 for byte in text[:4096])
+    if odd * 20 > len(text[:4096]):
+        raise InputError("is a binary file, not a trace text", file=name, byte=0, remedy=_RECORD)
+    raise InputError("no line of an ftrace, trace-cmd or perf script text", file=name, line=1, remedy=_RECORD)

@@ -1,0 +1,5 @@
+# C-level interface of kmem.trace.scan_ftrace.
+from kmem.trace.scan_text cimport LineHeader, Text, TextScanner
+
+cdef class FtraceScanner(TextScanner):
+    cdef bint header(self, Text p, Text end, LineHeader *found) noexcept

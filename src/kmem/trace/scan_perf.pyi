@@ -1,0 +1,3 @@
+from kmem.trace.scan_text import TextScanner
+
+class PerfScanner(TextScanner): ...
