@@ -126,7 +126,8 @@ def load_slub(dump: StateDump, allocator: PageAllocator) -> SlabCaches:
     """
     caches = SlabCaches(Slub(allocator), dump.cpu)
     try:
-        for record in (*dump.of("cache"), *dump.of("mycache")):
+        # The kernel lists its caches newest first; here the oldest comes first.
+        for record in (*reversed(list(dump.of("cache"))), *dump.of("mycache")):
             caches.add(record)
         kmalloc = {
             str(record["name"]): caches.by_ptr[record["ptr"]]
