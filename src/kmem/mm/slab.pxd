@@ -90,6 +90,7 @@ cdef class Slabs:
     cdef public uint64_t shuffled_slabs     # slabs whose start was drawn, or told
 
     cdef int grow_caches(self) except -1
+    cdef bint has_normal_memory(self, int node) except? -1
     cdef uint32_t new_slab(self, uint32_t cache, uint32_t gfp, int node) except? 0xFFFFFFFE
     cdef int init_freelist(self, uint32_t slab) except -1
     cdef int shuffle_freelist(self, uint32_t cache, uint32_t slab) except -1

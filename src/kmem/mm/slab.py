@@ -267,6 +267,18 @@ class Slabs:
         rows = self.nodes_array[cache * self.nr_nodes : (cache + 1) * self.nr_nodes]
         return int(rows["nr_slabs"].sum())
 
+    def has_normal_memory(self, node):
+        """Tell whether a node has memory that slabs can be made of.
+
+        Source: mm/slub.c:slab_nodes, N_NORMAL_MEMORY @6.1.192
+        """
+        zone: cython.int
+        if node < self.nr_nodes:
+            for zone in range(node * MAX_NR_ZONES, node * MAX_NR_ZONES + self.memmap.zone_normal + 1):
+                if self.memmap.zones[zone].present:
+                    return True
+        return False
+
     def grow_caches(self):
         """Make room for more caches: twice as many, with list heads for all of them."""
         old: cython.uint = len(self.caches_array)
@@ -280,11 +292,12 @@ class Slabs:
         heads = self.memmap.reserve_heads(2 * (new - old) * self.nr_nodes)
         self.nodes_array["partial"][added] = heads + 2 * np.arange((new - old) * self.nr_nodes)
         self.nodes_array["full"][added] = self.nodes_array["partial"][added] + 1
-        self.attach()
+        self.reattach()
         return 0
 
-    def attach(self):
-        """Work on the arrays that the ``*_array`` attributes hold now."""
+    def reattach(self):
+        """Work on the arrays that the ``*_array`` attributes, here and in `memmap`, hold now."""
+        self.pages = self.memmap.pages
         self.caches = self.caches_array
         self.nodes = self.nodes_array
         self.cpus = self.cpus_array

@@ -128,8 +128,8 @@ class Slub(Slabs):
         slab: cython.uint
         index: cython.ushort = NO_OBJECT
         debug: cython.bint = self.caches[cache].debug
-        if node >= self.nr_nodes:
-            node = -1  # not a node with memory: the wish is ignored
+        if node >= 0 and not self.has_normal_memory(node):
+            node = -1  # a wish that can not be met is ignored
         while True:
             slab = c.slab
             if slab == NO_SLAB:

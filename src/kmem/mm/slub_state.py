@@ -312,7 +312,7 @@ def load_state(slub: Slub, state: dict) -> None:
         slub.start_object,
         slub.shuffled_slabs,
     ) = state["numbers"]
-    slub.attach()
+    slub.reattach()
 
 
 # ---------------------------------------------------------------------- validate
