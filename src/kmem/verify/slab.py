@@ -83,7 +83,7 @@ class _Checker:
         self.path = path
         self.stop_at_first = stop_at_first
         self.depot_blocks = depot_blocks
-        self.result = Result(f"{path.parent.name}/{path.name.removesuffix('.gz').removesuffix('.jsonl')}", "slab")
+        self.result = Result(f"{path.parent.name}/{path.name.partition('.jsonl')[0]}", "slab")
         self.caches: SlabCaches | None = None
         self.objects: dict[int, int | None] = {}
         self.pages: dict[int, int] = {}
