@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import lzma
 import zlib
 from collections.abc import Iterator
@@ -36,7 +37,8 @@ def open_recording(path: Path) -> BinaryIO:
     if magic[:2] == b"\x1f\x8b":
         return cast(BinaryIO, gzip.open(path))
     if magic[:4] == b"\x28\xb5\x2f\xfd":
-        return cast(BinaryIO, zstandard.open(path, "rb"))
+        # zstandard's own reader does not read line by line.
+        return io.BufferedReader(cast(io.RawIOBase, zstandard.open(path, "rb")), 1 << 17)
     if magic == b"\xfd7zXZ\x00":
         return cast(BinaryIO, lzma.open(path))
     return path.open("rb")

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from kmem.errors import InputError
-from kmem.machine.statedump import Record, StateDump, load_page_allocator, read_records
+from kmem.machine.records import Record, read_records
+from kmem.machine.statedump import StateDump, load_page_allocator
 from kmem.mm.mmzone import MemMap
 from kmem.mm.page_alloc import PageAllocator
 from kmem.profile import format_gfp
