@@ -26,6 +26,7 @@ COMPILED = [
     "kmem.trace.scan_text",
     "kmem.trace.scan_ftrace",
     "kmem.trace.scan_perf",
+    "kmem.replay.engine",
 ]
 
 KINDS = {

@@ -1,0 +1,682 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The replay loop: every request of a trace, made to the model.
+
+A trace says what was asked (size, cache, gfp, order, CPU) and what the
+recorded kernel answered (a pointer or a frame).  The engine asks the model
+the same and keeps which of the model's objects stands for which of the
+trace's, so that a later free finds it.  The recorded answer steers nothing:
+it is a name.
+
+Three things a trace does not say outright are worked out here.
+
+*Which cache.*  Kernels before 6.6 name the cache only when an object is
+freed.  The first time that happens to an object of a call site, the site's
+requests of that size are bound to that cache.
+
+*Which pages belong to slabs.*  A slab's pages appear in the trace as a page
+allocation of their own just before the object that needed them.  The model
+makes its own slabs, so such a page allocation must not be made a second time:
+one that looks like SLUB's (``__GFP_NORETRY|__GFP_NOWARN``) or like a large
+kmalloc's (``__GFP_COMP``) waits for the next few events of its CPU, and is
+dropped if one of them is an object within it.
+
+*What was lost.*  A free of something never seen was allocated before the
+trace; a second allocation at a live pointer means that a free was lost (or,
+with hashed pointers, that two objects share a hash): the old one is freed.
+Both are counted.
+"""
+
+import cython
+import numpy as np
+from cython.cimports.kmem.mm.page import MAX_ORDER, NO_OBJECT, PGF_HEAD
+from cython.cimports.kmem.mm.page_alloc import PageAllocator
+from cython.cimports.kmem.mm.slub import Slub
+from cython.cimports.kmem.trace.scan_text import (
+    EF_FAILED,
+    EF_NO_POINTER,
+    EV_KFREE,
+    EV_KMALLOC,
+    EV_KMALLOC_NODE,
+    EV_KMEM_CACHE_ALLOC,
+    EV_KMEM_CACHE_ALLOC_NODE,
+    EV_KMEM_CACHE_FREE,
+    EV_MM_PAGE_ALLOC,
+    EV_MM_PAGE_FREE,
+)
+from cython.cimports.libc.stdint import int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+ENTRY_DTYPE = np.dtype(
+    [
+        ("key", "u8"),
+        ("target", "u8"),
+        ("time_ns", "i8"),
+        ("bytes_req", "u4"),
+        ("bytes_alloc", "u4"),
+        ("site", "u4"),
+        ("cache", "u2"),
+        ("kind", "u1"),
+        ("order", "u1"),
+        ("cpu", "u2"),
+        ("spare", "u2"),
+    ],
+    align=True,
+)
+
+USAGE_DTYPE = np.dtype(
+    [
+        (name, "u8")
+        for name in (
+            "allocs",
+            "frees",
+            "failures",
+            "bytes_req",
+            "bytes_alloc",
+            "live",
+            "live_req",
+            "live_alloc",
+            "peak",
+            "peak_alloc",
+            "cross_cpu_frees",
+        )
+    ]
+)
+
+BINDING_DTYPE = np.dtype([("bytes_req", "u4"), ("bytes_alloc", "u4"), ("cache", "u4")])
+
+_CANDIDATE_DTYPE = np.dtype(
+    [
+        ("pfn", "u8"),
+        ("time_ns", "i8"),
+        ("gfp", "u4"),
+        ("pid", "i4"),
+        ("order", "u1"),
+        ("patience", "u1"),
+        ("failed", "u1"),
+    ],
+    align=True,
+)
+CPU_STATE_DTYPE = np.dtype(
+    [("last_pfn", "u8"), ("last_order", "u4"), ("waiting", "u4"), ("base", "u4")], align=True
+)
+
+#: "No cache" and "no name" in the tables of this module.
+UNBOUND = 0xFFFF
+UNNAMED = 0
+
+_NULL = cython.declare(uint64_t, 0xFFFFFFFFFFFFFFFF)
+_ZERO_SIZE = cython.declare(uint64_t, 0xFFFFFFFFFFFFFFFE)
+_NO_PFN = cython.declare(uint64_t, 0xFFFFFFFFFFFFFFFF)
+_UNBOUND = cython.declare(uint32_t, UNBOUND)
+_UNNAMED = cython.declare(uint32_t, UNNAMED)
+_GFP_MOVABLE = cython.declare(uint32_t, 0x08)
+_GFP_NOWARN_NORETRY = cython.declare(uint32_t, 0x12000)
+_GFP_NOFAIL = cython.declare(uint32_t, 0x8000)
+_GFP_COMP = cython.declare(uint32_t, 0x40000)
+_KMALLOC_MAX_CACHE_SIZE = cython.declare(uint32_t, 8192)
+_PATIENCE = cython.declare(uint8_t, 8)
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def hash_key(key: uint64_t) -> uint64_t:
+    return (key * cython.cast(uint64_t, 0x9E3779B97F4A7C15)) >> 20
+
+
+@cython.cclass
+class LiveTable:
+    """Live objects by their pointer in the trace: open addressing, nothing left behind by removals.
+
+    Parameters
+    ----------
+    size : int, optional
+        Slots to begin with, a power of two; doubled at three quarters full.
+        48 bytes each.
+    """
+
+    def __init__(self, size: int = 1 << 12):
+        self.array = np.zeros(size, ENTRY_DTYPE)
+        self.entries = self.array
+        self.mask = size - 1
+        self.count = 0
+
+    def find(self, key):
+        """The entry of `key`, or NULL."""
+        i: uint64_t = hash_key(key) & self.mask
+        while self.entries[i].kind != EMPTY:
+            if self.entries[i].key == key:
+                return cython.address(self.entries[i])
+            i = (i + 1) & self.mask
+        return cython.NULL
+
+    def insert(self, key):
+        """A new entry for `key`, which must not be in the table; the caller gives it a kind at once."""
+        i: uint64_t
+        if self.count * 4 >= (self.mask + 1) * 3:
+            self.grow()
+        i = hash_key(key) & self.mask
+        while self.entries[i].kind != EMPTY:
+            i = (i + 1) & self.mask
+        self.entries[i].key = key
+        self.count += 1
+        return cython.address(self.entries[i])
+
+    def remove(self, entry):
+        """Take an entry out, moving those behind it that it had displaced."""
+        hole: uint64_t = entry - cython.address(self.entries[0])
+        i: uint64_t = hole
+        home: uint64_t
+        self.count -= 1
+        while True:
+            i = (i + 1) & self.mask
+            if self.entries[i].kind == EMPTY:
+                break
+            home = hash_key(self.entries[i].key) & self.mask
+            # may it move to the hole without leaving its probe sequence?
+            if ((i - home) & self.mask) >= ((i - hole) & self.mask):
+                self.entries[hole] = self.entries[i]
+                hole = i
+        self.entries[hole].kind = EMPTY
+        return 0
+
+    def grow(self):
+        old = self.array
+        i: uint64_t
+        j: uint64_t
+        before: Entry[::1] = old
+        self.array = np.zeros(2 * len(old), ENTRY_DTYPE)
+        self.entries = self.array
+        self.mask = 2 * cython.cast(uint64_t, len(old)) - 1
+        for i in range(before.shape[0]):
+            if before[i].kind != EMPTY:
+                j = hash_key(before[i].key) & self.mask
+                while self.entries[j].kind != EMPTY:
+                    j = (j + 1) & self.mask
+                self.entries[j] = before[i]
+        return 0
+
+    def live(self):
+        """The entries in use, as a NumPy array of dtype :data:`ENTRY_DTYPE`, in the order of their keys."""
+        taken = self.array[self.array["kind"] != EMPTY]
+        return taken[np.argsort(taken["key"], kind="stable")]
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(-1)
+def count_alloc(usage: cython.pointer(Usage), bytes_req: uint64_t, bytes_alloc: uint64_t) -> cython.int:
+    usage.allocs += 1
+    usage.bytes_req += bytes_req
+    usage.bytes_alloc += bytes_alloc
+    usage.live += 1
+    usage.live_req += bytes_req
+    usage.live_alloc += bytes_alloc
+    if usage.live > usage.peak:
+        usage.peak = usage.live
+    if usage.live_alloc > usage.peak_alloc:
+        usage.peak_alloc = usage.live_alloc
+    return 0
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(-1)
+def count_free(usage: cython.pointer(Usage), bytes_req: uint64_t, bytes_alloc: uint64_t) -> cython.int:
+    usage.frees += 1
+    usage.live -= 1
+    usage.live_req -= bytes_req
+    usage.live_alloc -= bytes_alloc
+    return 0
+
+
+@cython.final
+@cython.cclass
+class ReplayEngine:
+    """Drives a model with the events of a trace.
+
+    Parameters
+    ----------
+    allocator : kmem.mm.page_alloc.PageAllocator
+    slub : kmem.mm.slub.Slub
+        The machine to drive, with its kmalloc caches set up.
+    cold : object
+        What to do when a rare thing happens: ``new_cache(site, bytes_req,
+        bytes_alloc, name)``, ``name_cache(engine, cache, name, site,
+        bytes_req, bytes_alloc)`` return a cache index; ``failure(engine,
+        kind, order, size, gfp, site, cache)`` takes note of a refused request.
+    page_offset : int, optional
+        Address of frame 0 in the direct map if the trace has real pointers,
+        0 if they are hashed.
+    nr_cpus : int
+        CPUs of the machine; CPU numbers of the trace beyond it wrap around.
+
+    Notes
+    -----
+    Constant time for each event, apart from what the model itself needs.
+    """
+
+    def __init__(self, allocator: PageAllocator, slub: Slub, cold, page_offset: int = 0):
+        self.allocator = allocator
+        self.slub = slub
+        self.cold = cold
+        self.page_offset = page_offset
+        self.objects = LiveTable()
+        self.blocks = LiveTable()
+        self.nr_cpus = allocator.nr_cpus
+        self.cpus_array = np.zeros(self.nr_cpus, CPU_STATE_DTYPE)
+        self.cpus_array["last_pfn"] = _NO_PFN
+        self.cpus_array["base"] = np.arange(self.nr_cpus) * 4
+        self.cpus = self.cpus_array
+        self.candidates_array = np.zeros(self.nr_cpus * 4, _CANDIDATE_DTYPE)
+        self.candidates = self.candidates_array
+        self.orders_array = np.zeros(MAX_ORDER * 4, USAGE_DTYPE)
+        self.orders = self.orders_array
+        self.sites_array = np.zeros(0, USAGE_DTYPE)
+        self.name_caches_array = np.zeros(0, np.uint32)
+        self.caches_array = np.zeros(0, USAGE_DTYPE)
+        self.cache_names_array = np.zeros(0, np.uint32)
+        self.reserve(1, 1, 1)
+
+    def reserve(self, sites: int, names: int, caches: int) -> None:
+        """Make room for so many call sites, cache names and caches."""
+        if sites > len(self.sites_array):
+            self.sites_array = _grown(self.sites_array, sites, 0)
+            self.sites = self.sites_array
+            bindings = np.zeros(len(self.sites_array), BINDING_DTYPE)
+            bindings["cache"] = UNBOUND
+            if self.bindings_array is not None:
+                bindings[: len(self.bindings_array)] = self.bindings_array
+            self.bindings_array = bindings
+            self.bindings = bindings
+        if names > len(self.name_caches_array):
+            self.name_caches_array = _grown(self.name_caches_array, names, UNBOUND)
+            self.name_caches = self.name_caches_array
+        if caches > len(self.caches_array):
+            self.caches_array = _grown(self.caches_array, caches, 0)
+            self.caches = self.caches_array
+            self.cache_names_array = _grown(self.cache_names_array, caches, UNNAMED)
+            self.cache_names = self.cache_names_array
+
+    def feed(self, batch, start: cython.Py_ssize_t, stop: cython.Py_ssize_t) -> None:
+        """Replay the events `start` to `stop` of a batch.
+
+        Parameters
+        ----------
+        batch : kmem.trace.events.EventBatch
+            Events; its codes index what :meth:`reserve` made room for.
+        start, stop : int
+            Rows of the batch.
+        """
+        time_ns: int64_t[::1] = batch.time_ns
+        target: uint64_t[::1] = batch.target
+        bytes_req: uint64_t[::1] = batch.bytes_req
+        bytes_alloc: uint64_t[::1] = batch.bytes_alloc
+        pid: int32_t[::1] = batch.pid
+        cache: uint32_t[::1] = batch.cache
+        call_site: uint32_t[::1] = batch.call_site
+        gfp: uint32_t[::1] = batch.gfp
+        cpu: uint16_t[::1] = batch.cpu
+        flags: uint16_t[::1] = batch.flags
+        node: int16_t[::1] = batch.node
+        event: uint8_t[::1] = batch.event
+        order: uint8_t[::1] = batch.order
+        i: cython.Py_ssize_t
+        e: cython.uint
+        here: cython.uint
+        c: cython.pointer(CpuState)
+        failed: cython.bint
+        wish: cython.int
+        for i in range(start, stop):
+            e = event[i]
+            here = cpu[i]
+            if here >= cython.cast(cython.uint, self.nr_cpus):
+                here %= cython.cast(cython.uint, self.nr_cpus)
+            self.allocator.cpu = here
+            self.time_ns = time_ns[i]
+            c = cython.address(self.cpus[here])
+            if e == EV_KFREE or e == EV_KMEM_CACHE_FREE:
+                if c.waiting:
+                    self.settle(c, False)
+                self.release(target[i], cache[i])
+            elif EV_KMALLOC <= e <= EV_KMEM_CACHE_ALLOC_NODE:
+                failed = (flags[i] & (EF_FAILED | EF_NO_POINTER)) != 0
+                if (c.waiting or c.last_pfn != _NO_PFN) and not failed:
+                    self.claim_pages(c, target[i], bytes_alloc[i], pid[i])
+                wish = node[i]
+                if wish >= self.allocator.nr_nodes:
+                    wish = -1
+                self.allocate(
+                    e, target[i], bytes_req[i], bytes_alloc[i], gfp[i], call_site[i], cache[i], wish, failed
+                )
+            elif e == EV_MM_PAGE_ALLOC:
+                if c.waiting:
+                    self.settle(c, False)
+                self.page_event(c, target[i], order[i], gfp[i], pid[i], (flags[i] & EF_FAILED) != 0)
+            elif e == EV_MM_PAGE_FREE:
+                if c.waiting:
+                    self.settle(c, False)
+                self.release_pages(target[i], order[i])
+        self.nr_events += stop - start
+
+    def finish(self) -> None:
+        """Carry out what still waits, at the end of the trace."""
+        here: cython.int
+        for here in range(self.nr_cpus):
+            self.allocator.cpu = here
+            self.settle(cython.address(self.cpus[here]), True)
+
+    # -- objects ------------------------------------------------------------
+
+    def find_cache(self, site, bytes_req, bytes_alloc, name):
+        """The cache that a request goes to; a new one if nothing is known of it yet."""
+        binding: cython.pointer(Binding)
+        cache: uint32_t
+        if name != _UNNAMED:
+            cache = self.name_caches[name]
+            if cache != _UNBOUND:
+                return cache
+        else:
+            binding = cython.address(self.bindings[site])
+            if binding.cache != _UNBOUND and binding.bytes_req == bytes_req and binding.bytes_alloc == bytes_alloc:
+                return binding.cache
+        cache = self.cold.new_cache(self, site, bytes_req, bytes_alloc, name)
+        self.reserve(0, 0, cache + 1)
+        if name != _UNNAMED:
+            self.name_caches[name] = cache
+            self.cache_names[cache] = name
+        else:
+            binding = cython.address(self.bindings[site])
+            binding.bytes_req = bytes_req
+            binding.bytes_alloc = bytes_alloc
+            binding.cache = cache
+        return cache
+
+    def allocate(self, kind, key, bytes_req, bytes_alloc, gfp, site, name, node, failed):
+        entry: cython.pointer(Entry)
+        address: uint64_t
+        cache: uint32_t = _UNBOUND
+        self.nr_requests += 1
+        self.nr_failed_in_trace += failed
+        gfp &= ~_GFP_NOFAIL  # nothing here could wait for memory
+        if kind <= EV_KMALLOC_NODE:
+            address = self.slub.kmalloc_node(bytes_req, gfp, node)
+            if address < _ZERO_SIZE:
+                cache = self.slub.pages[self.slub.slab_of(address)].cache if bytes_req <= _KMALLOC_MAX_CACHE_SIZE else _UNBOUND
+        else:
+            cache = self.find_cache(site, bytes_req, bytes_alloc, name)
+            address = self.slub.cache_alloc(cache, gfp, node)
+        if address == _NULL:
+            self.failure(kind, 0, bytes_req, gfp, site, cache)
+            return 0
+        if address == _ZERO_SIZE:
+            return 0
+        if failed:  # the real kernel had none; what the model gave has no one to free it
+            return self.slub.kfree_object(address)
+        entry = self.objects.find(key)
+        if entry != cython.NULL:
+            self.nr_double_allocations += 1
+            self.free_entry(entry)
+        entry = self.objects.insert(key)
+        entry.kind = OBJECT
+        entry.target = address
+        entry.time_ns = self.time_ns
+        entry.bytes_req = bytes_req
+        entry.bytes_alloc = bytes_alloc
+        entry.site = site
+        entry.cache = cache
+        entry.cpu = self.allocator.cpu
+        count_alloc(cython.address(self.sites[site]), bytes_req, bytes_alloc)
+        if cache != _UNBOUND:
+            if cache >= cython.cast(uint32_t, self.caches.shape[0]):
+                self.reserve(0, 0, cache + 1)
+            count_alloc(cython.address(self.caches[cache]), bytes_req, bytes_alloc)
+        return 0
+
+    def free_entry(self, entry):
+        """Free an object in the model and forget it."""
+        address: uint64_t = entry.target
+        count_free(cython.address(self.sites[entry.site]), entry.bytes_req, entry.bytes_alloc)
+        if entry.cache != _UNBOUND:
+            count_free(cython.address(self.caches[entry.cache]), entry.bytes_req, entry.bytes_alloc)
+        if entry.cpu != self.allocator.cpu:
+            self.sites[entry.site].cross_cpu_frees += 1
+        self.objects.remove(entry)
+        return self.slub.kfree_object(address)
+
+    def release(self, key, name):
+        """An object of the trace is freed."""
+        entry: cython.pointer(Entry)
+        cache: uint32_t
+        if key == 0:
+            return 0  # kfree(NULL)
+        entry = self.objects.find(key)
+        self.nr_frees += 1
+        if entry == cython.NULL:
+            self.nr_unknown_frees += 1
+            return 0
+        if name != _UNNAMED and entry.cache != _UNBOUND and self.cache_names[entry.cache] != name:
+            cache = self.cold.name_cache(self, entry.cache, name, entry.site, entry.bytes_req, entry.bytes_alloc)
+            self.reserve(0, 0, cache + 1)
+            self.cache_names[cache] = name
+            self.name_caches[name] = cache
+            if self.bindings[entry.site].cache == entry.cache:
+                self.bindings[entry.site].cache = cache
+        return self.free_entry(entry)
+
+    # -- pages --------------------------------------------------------------
+
+    def page_event(self, c, pfn, order, gfp, pid, failed):
+        """A page allocation of the trace: carried out, or kept waiting if it may be a slab's."""
+        candidate: cython.pointer(Candidate)
+        slab_like: cython.bint = (gfp & _GFP_NOWARN_NORETRY) == _GFP_NOWARN_NORETRY and not gfp & _GFP_MOVABLE
+        if order >= MAX_ORDER:
+            return 0
+        if slab_like or (order >= 2 and gfp & _GFP_COMP and not gfp & _GFP_MOVABLE):
+            if c.waiting == 4:
+                candidate = cython.address(self.candidates[c.base + 0])
+                self.allocate_pages(candidate.pfn, candidate.order, candidate.gfp, candidate.failed)
+                self.drop_candidate(c, 0)
+            candidate = cython.address(self.candidates[c.base + c.waiting])
+            c.waiting += 1
+            candidate.pfn = pfn
+            candidate.order = order
+            candidate.gfp = gfp
+            candidate.pid = pid
+            candidate.time_ns = self.time_ns
+            candidate.patience = _PATIENCE
+            candidate.failed = failed
+            return 0
+        c.last_pfn = pfn if not failed else _NO_PFN
+        c.last_order = order
+        return self.allocate_pages(pfn, order, gfp, failed)
+
+    def drop_candidate(self, c, index):
+        i: uint32_t
+        c.waiting -= 1
+        for i in range(index, c.waiting):
+            self.candidates[c.base + i] = self.candidates[c.base + i + 1]
+        return 0
+
+    def settle(self, c, all):
+        """Carry out the page allocations that have waited long enough."""
+        i: uint32_t = 0
+        candidate: Candidate
+        while i < c.waiting:
+            if self.candidates[c.base + i].patience and not all:
+                self.candidates[c.base + i].patience -= 1
+                i += 1
+                continue
+            candidate = self.candidates[c.base + i]
+            self.drop_candidate(c, i)
+            self.allocate_pages(candidate.pfn, candidate.order, candidate.gfp, candidate.failed)
+        return 0
+
+    def claim_pages(self, c, key, bytes_alloc, pid):
+        """An object was allocated: pages that it lies in belong to its slab.
+
+        With hashed pointers the youngest waiting allocation of the same task
+        is taken to be the slab's.
+        """
+        i: uint32_t = c.waiting
+        pfn: uint64_t = _NO_PFN
+        entry: cython.pointer(Entry)
+        mine: cython.bint
+        if self.page_offset:
+            if key < self.page_offset:
+                return 0
+            pfn = (key - self.page_offset) >> 12
+        while i > 0:
+            i -= 1
+            if self.page_offset:
+                mine = self.candidates[c.base + i].pfn <= pfn < self.candidates[c.base + i].pfn + (cython.cast(uint64_t, 1) << self.candidates[c.base + i].order)
+            else:
+                mine = self.candidates[c.base + i].pid == pid
+            if mine and not self.candidates[c.base + i].failed:
+                entry = self.blocks.find(self.candidates[c.base + i].pfn)
+                if entry != cython.NULL:
+                    self.nr_double_allocations += entry.kind == PAGES
+                    self.free_block(entry)
+                entry = self.blocks.insert(self.candidates[c.base + i].pfn)
+                entry.kind = SLAB_PAGES
+                entry.order = self.candidates[c.base + i].order
+                entry.time_ns = self.time_ns
+                self.nr_slab_pages += 1
+                self.drop_candidate(c, i)
+                self.settle(c, False)
+                return 0
+        if c.waiting:
+            self.settle(c, False)
+        if self.page_offset and c.last_pfn <= pfn < c.last_pfn + (cython.cast(uint64_t, 1) << c.last_order):
+            # SLUB's second try, for its smallest order, carries the caller's own flags
+            entry = self.blocks.find(c.last_pfn)
+            if entry != cython.NULL and entry.kind == PAGES:
+                self.nr_requests -= 1
+                self.free_block(entry)
+                entry = self.blocks.insert(c.last_pfn)
+                entry.kind = SLAB_PAGES
+                entry.order = c.last_order
+                self.nr_slab_pages += 1
+        c.last_pfn = _NO_PFN
+        return 0
+
+    def allocate_pages(self, pfn, order, gfp, failed):
+        got: uint32_t
+        entry: cython.pointer(Entry)
+        usage: cython.pointer(Usage) = cython.address(self.orders[order * 4 + ((gfp >> 3) & 3)])
+        size: uint64_t = cython.cast(uint64_t, 4096) << order
+        self.nr_requests += 1
+        self.nr_failed_in_trace += failed
+        if (gfp >> 3) & 3 == 3:
+            gfp &= ~_GFP_MOVABLE  # contradictory: no kernel asks for both
+        got = self.allocator.alloc_pages_node(-1, gfp & ~_GFP_NOFAIL, order)
+        if got == 0xFFFFFFFF:
+            usage.failures += 1
+            self.failure(EV_MM_PAGE_ALLOC, order, size, gfp, 0, _UNBOUND)
+            return 0
+        if failed:
+            return self.allocator.free_pages_order(got, order)
+        entry = self.blocks.find(pfn)
+        if entry != cython.NULL:
+            self.nr_double_allocations += entry.kind == PAGES
+            self.free_block(entry)
+        entry = self.blocks.insert(pfn)
+        entry.kind = PAGES
+        entry.target = got
+        entry.order = order
+        entry.time_ns = self.time_ns
+        entry.cache = (gfp >> 3) & 3
+        entry.cpu = self.allocator.cpu
+        count_alloc(usage, size, size)
+        return 0
+
+    def free_block(self, entry):
+        """Free a block in the model, unless it is a slab's, and forget it."""
+        pfn: uint32_t = cython.cast(uint32_t, entry.target)
+        order: uint32_t = entry.order
+        kind: uint32_t = entry.kind
+        size: uint64_t = cython.cast(uint64_t, 4096) << order
+        if kind == PAGES:
+            count_free(cython.address(self.orders[order * 4 + entry.cache]), size, size)
+        self.blocks.remove(entry)
+        if kind == PAGES:
+            return self.allocator.free_pages_order(pfn, order)
+        return 0
+
+    def split_block(self, pfn, order):
+        """Make a live block of the trace single pages, as split_page() or a split huge page would."""
+        entry: cython.pointer(Entry) = self.blocks.find(pfn)
+        saved: Entry = entry[0]
+        size: uint64_t = cython.cast(uint64_t, 4096) << saved.order
+        first: uint32_t = cython.cast(uint32_t, saved.target)
+        i: uint64_t
+        count_free(cython.address(self.orders[saved.order * 4 + saved.cache]), size, size)
+        self.blocks.remove(entry)
+        self.allocator.pages[first].flags &= ~PGF_HEAD
+        self.allocator.split_page(first, saved.order)
+        for i in range(cython.cast(uint64_t, 1) << saved.order):
+            entry = self.blocks.find(pfn + i)
+            if entry != cython.NULL:
+                self.nr_double_allocations += entry.kind == PAGES
+                self.free_block(entry)
+            entry = self.blocks.insert(pfn + i)
+            entry.kind = PAGES
+            entry.target = first + i
+            entry.order = 0
+            entry.time_ns = saved.time_ns
+            entry.cache = saved.cache
+            entry.cpu = saved.cpu
+            count_alloc(cython.address(self.orders[saved.cache]), 4096, 4096)
+        return 0
+
+    def release_pages(self, pfn, order):
+        """Pages of the trace are freed, as they were allocated or in part."""
+        entry: cython.pointer(Entry) = self.blocks.find(pfn)
+        i: uint64_t
+        o: uint32_t
+        here: cython.int
+        c: cython.pointer(CpuState)
+        self.nr_frees += 1
+        if order >= MAX_ORDER:
+            self.nr_unknown_page_frees += 1
+            return 0
+        if entry == cython.NULL:
+            for here in range(self.nr_cpus):  # allocated a moment ago, and still waiting?
+                c = cython.address(self.cpus[here])
+                for o in range(c.waiting):
+                    if self.candidates[c.base + o].pfn == pfn:
+                        self.settle(c, True)
+                        return self.release_pages(pfn, order) if self.blocks.find(pfn) != cython.NULL else 0
+            for o in range(order + 1, MAX_ORDER):
+                entry = self.blocks.find(pfn & ~((cython.cast(uint64_t, 1) << o) - 1))
+                if entry != cython.NULL and entry.order >= o:
+                    break
+            else:
+                self.nr_unknown_page_frees += 1
+                return 0
+        if entry.kind == PAGES and entry.order != order:
+            if entry.order > order:
+                self.split_block(entry.key, order)
+            for i in range(cython.cast(uint64_t, 1) << order):
+                entry = self.blocks.find(pfn + i)
+                if entry != cython.NULL and entry.kind == PAGES:
+                    self.free_block(entry)
+            return 0
+        return self.free_block(entry)
+
+    # -- failures -----------------------------------------------------------
+
+    def failure(self, kind, order, size, gfp, site, cache):
+        self.nr_failures += 1
+        if kind != EV_MM_PAGE_ALLOC:
+            self.sites[site].failures += 1
+            if cache != _UNBOUND and cache < cython.cast(uint32_t, self.caches.shape[0]):
+                self.caches[cache].failures += 1
+        self.cold.failure(self, kind, order, size, gfp, site, cache)
+        return 0
+
+
+def _grown(array, size, fill):
+    """A copy of `array` with room for at least `size` entries, doubled."""
+    bigger = np.full(max(size, 2 * len(array), 64), fill, array.dtype)
+    bigger[: len(array)] = array
+    return bigger
