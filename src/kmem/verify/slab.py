@@ -99,7 +99,7 @@ class _Checker:
         for line, record in records:
             try:
                 self.step(record, records, line)
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, OverflowError, IndexError) as error:
                 what = f"a record without {error}" if isinstance(error, KeyError) else f"an unusable record: {error}"
                 raise InputError(what, file=self.path, line=line) from None
             if self.stop_at_first and self.result.differences:
