@@ -22,6 +22,7 @@ corrected to it, page by page.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -34,7 +35,7 @@ from kmem.mm.mmzone import MemMap
 from kmem.mm.page_alloc import PageAllocator
 from kmem.mm.x86 import GIB, KIB, MIB, machine_zones
 
-__all__ = ["BootedMemory", "KernelImage", "apply_zones", "boot_memory", "take_zones"]
+__all__ = ["BootedMemory", "KernelImage", "apply_zones", "boot_memory", "take_zones", "write_sysctl"]
 
 MAX_NR_ZONES = 5
 MIGRATE_UNMOVABLE = 0
@@ -164,7 +165,7 @@ def boot_memory(description: MachineDescription) -> BootedMemory:
     _correct(memblock, system, description, late)
     _check_size(system, description)
     _compute(system, description)
-    memmap = _memmap(system, arch.arch == "i386")
+    memmap = _memmap(system, memblock, arch.arch == "i386")
     page_alloc = PageAllocator(memmap, _zonelists(system))
     page_alloc.watermark_boost_factor = system.tunables.watermark_boost_factor
     # build_all_zonelists(): too little memory to keep page blocks apart by mobility
@@ -385,7 +386,7 @@ def _compute(system: SystemZones, description: MachineDescription) -> None:
     system.hugepage_init(enabled=description.options.transparent_hugepage != "never")
 
 
-def _memmap(system: SystemZones, flatmem: bool) -> MemMap:
+def _memmap(system: SystemZones, memblock: MemBlock, flatmem: bool) -> MemMap:
     """Make the arrays of the core, with every frame in its zone and reserved."""
     frames = max(zone.end_pfn for zone in system.zones)
     try:
@@ -403,8 +404,20 @@ def _memmap(system: SystemZones, flatmem: bool) -> MemMap:
         number = zone.node * MAX_NR_ZONES + zone.index
         record = memmap.zones_array[number]
         record["start_pfn"], record["spanned"], record["present"] = zone.start_pfn, zone.spanned, zone.present
-        memmap.pages_array["zone"][zone.start_pfn : zone.end_pfn] = number
+        for start, end in _sections(memblock, zone, flatmem):
+            memmap.pages_array["zone"][start:end] = number
     return memmap
+
+
+def _sections(memblock: MemBlock, zone: ZoneSetup, flatmem: bool) -> Iterator[tuple[int, int]]:
+    """Yield the frames of a zone that have page structures: all of them, or those of sections with memory."""
+    if flatmem:
+        yield zone.start_pfn, zone.end_pfn
+        return
+    for piece in memblock.pfn_ranges(zone.node):
+        start = piece.start // PAGES_PER_SECTION * PAGES_PER_SECTION
+        end = -(-piece.end // PAGES_PER_SECTION) * PAGES_PER_SECTION
+        yield max(start, zone.start_pfn), max(zone.start_pfn, min(end, zone.end_pfn))
 
 
 def _zonelists(system: SystemZones) -> dict[tuple[int, bool], list[int]]:

@@ -38,7 +38,7 @@ cdef class Buddy:
     cdef readonly uint32_t pageblock_nr_pages
     cdef public int64_t watermark_boost_factor
     cdef public bint page_group_by_mobility_disabled
-    cdef readonly uint64_t nr_extfrag             # fallbacks so far
+    cdef public uint64_t nr_extfrag             # fallbacks so far
 
     cdef int mod_free_pages(self, uint32_t zone, int64_t delta) except -1
     cdef int mod_free_cma_pages(self, uint32_t zone, int64_t delta) except -1

@@ -56,7 +56,7 @@ cdef class MemMap:
     cdef uint8_t[::1] pageblocks            # migrate types: (pfn >> pageblock_order) + Zone.block_offset
     cdef readonly uint32_t nr_frames        # frames 0 .. nr_frames - 1
     cdef readonly uint32_t nr_records       # frames and list heads
-    cdef readonly uint32_t next_head        # first list head not handed out yet
+    cdef public uint32_t next_head        # first list head not handed out yet
     cdef readonly int nr_zones
     cdef readonly int nr_cpus
     cdef readonly int nr_nodes

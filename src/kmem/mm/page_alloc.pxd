@@ -44,7 +44,7 @@ cdef class PageAllocator(Buddy):
     cdef readonly bint cma                        # CONFIG_CMA
     cdef readonly bint pcp_thp                    # CONFIG_TRANSPARENT_HUGEPAGE
     cdef public uint32_t task_flags               # PF_MEMALLOC of the current task
-    cdef readonly uint64_t nr_failed
+    cdef public uint64_t nr_failed
 
     # Frame of a fresh block, or NO_PAGE.  `node` -1 is the node of this CPU.
     cdef uint32_t alloc_pages_node(self, int node, uint32_t gfp, uint32_t order) except? 0xFFFFFFFE

@@ -1,0 +1,607 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A modelled machine: boot it, use its memory, look at it.
+
+>>> from kmem.machine.machine import Machine
+>>> from kmem.mm.gfp import GFP_KERNEL
+>>> with Machine.boot("x86_64", ram="1G", cpus=2) as m:
+...     pfn = m.alloc_pages(GFP_KERNEL, 2)
+...     m.free_pages(pfn, 2)
+...     m.validate()
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kmem.errors import ConfigError, StateError, UsageError
+from kmem.machine.boot import BootedMemory, boot_memory, write_sysctl
+from kmem.machine.description import Knob, MachineDescription
+from kmem.machine.observe import view_machine
+from kmem.machine.views import MachineView
+from kmem.mm.debug_vm import validate_pages
+from kmem.mm.hooks import Hooks
+from kmem.mm.kmem_cache import KmemCaches
+from kmem.mm.mm_init import SystemZones
+from kmem.mm.mmzone import MemMap
+from kmem.mm.page_alloc import NO_FRAME, PageAllocator
+from kmem.mm.slab_common import CacheGeometry
+from kmem.mm.slab_config import SlabConfig
+from kmem.mm.slub import Slub
+from kmem.mm.slub_state import load_state, save_state
+from kmem.mm.tracepoint import Tracepoints
+from kmem.mm.x86 import ARCHITECTURES
+
+__all__ = ["Machine", "MachineState", "current_machine"]
+
+#: Where the direct mapping of physical memory begins.
+PAGE_OFFSET = {"x86_64": 0xFFFF888000000000, "i386": 0xC0000000}
+
+_PAGE_SHIFT = 12
+_current: ContextVar[tuple[Machine, ...]] = ContextVar("kmem_machines", default=())
+
+
+def current_machine() -> Machine:
+    """Return the machine of the innermost ``with Machine.boot(...)`` around the caller.
+
+    Raises
+    ------
+    StateError
+        If there is none.
+    """
+    machines = _current.get()
+    if not machines:
+        raise StateError("no machine is running here", remedy="use 'with Machine.boot(...)'")
+    return machines[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class MachineState:
+    """All state of a machine at one moment; see :meth:`Machine.snapshot`.
+
+    The arrays are copies and belong to the snapshot alone.
+    """
+
+    description: MachineDescription
+    pages: npt.NDArray[Any]
+    zones: npt.NDArray[Any]
+    pagesets: npt.NDArray[Any]
+    pageblocks: npt.NDArray[np.uint8]
+    slub: Mapping[str, Any]
+    caches: Sequence[tuple[int, CacheGeometry]]
+    aliases: Mapping[str, int]
+    system: tuple[Any, ...]
+    numbers: tuple[int, ...]
+
+
+class Machine:
+    """One machine with its page allocator and slab caches.
+
+    Made by :meth:`boot`. As a context manager it is the current machine
+    (:func:`current_machine`) of the block, and is shut down at its end.
+
+    Attributes
+    ----------
+    description : MachineDescription
+        What was booted.
+    zones : SystemZones
+        Zone limits, watermarks and the sysctls behind them.
+    memmap : MemMap
+        The arrays that hold all state of the page allocator.
+    page_alloc : PageAllocator
+        The page allocator itself, without checks of the machine's state.
+    slub : Slub
+        The slab caches; objects are named by physical addresses.
+    caches : KmemCaches
+        The list of caches, which decides about merging, and their numbers.
+    trace : Tracepoints
+        Trace events that the model emits; none is enabled at first.
+    notes : list of str
+        What the kernel would have warned of at boot.
+    """
+
+    description: MachineDescription
+    zones: SystemZones
+    memmap: MemMap
+    page_alloc: PageAllocator
+    slub: Slub
+    caches: KmemCaches
+    trace: Tracepoints
+    notes: list[str]
+
+    def __init__(self, booted: BootedMemory, seed: int = 0) -> None:
+        self._booted = booted
+        self.description = booted.description
+        self.zones = booted.system
+        self.memmap = booted.memmap
+        self.page_alloc = booted.page_alloc
+        self.trace = booted.page_alloc.trace
+        self.notes = list(booted.notes)
+        self.seed = seed
+        config = SlabConfig.for_arch(
+            self.description.arch, cpus=self.description.cpus, cmdline=self.description.cmdline
+        )
+        self.slub = Slub(self.page_alloc, seed)
+        self.caches = KmemCaches(self.slub, config)
+        self.caches.create_kmalloc_caches()
+        self._aliases: dict[str, int] = {}
+        self.cpu = 0
+
+    @classmethod
+    def boot(
+        cls,
+        machine: str | Path | MachineDescription = "x86_64",
+        *,
+        ram: int | str | None = None,
+        cpus: int | None = None,
+        nodes: int | None = None,
+        cmdline: str | None = None,
+        knobs: Mapping[str, Knob] | None = None,
+        seed: int = 0,
+    ) -> Machine:
+        """Boot a machine.
+
+        Parameters
+        ----------
+        machine : str, Path or MachineDescription
+            A preset (``"x86_64"``, ``"i386"``), the path of a JSON
+            description or of a folder with copies of ``/proc`` files, or a
+            description.
+        ram : int or str, optional
+            Memory of a preset, in bytes or as ``"2G"``.
+        cpus, nodes : int, optional
+            CPUs and NUMA nodes of a preset; 1 by default.
+        cmdline : str, optional
+            Kernel command line of a preset.
+        knobs : mapping, optional
+            Sysctls to write after boot, such as ``{"vm.min_free_kbytes": 8192}``.
+        seed : int
+            Seed of everything random: same seed and inputs, same results.
+
+        Raises
+        ------
+        ConfigError
+            If the machine contradicts itself or is too small, or `ram`,
+            `cpus`, `nodes` or `cmdline` are given for something else than a preset.
+        InputError
+            If a file cannot be read.
+        """
+        description = _describe(machine, ram=ram, cpus=cpus, nodes=nodes, cmdline=cmdline)
+        if knobs:
+            description = description.with_knobs(knobs)
+        return cls(boot_memory(description), seed)
+
+    # Life
+
+    def __enter__(self) -> Machine:
+        self._check_running()
+        _current.set((*_current.get(), self))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        machines = list(_current.get())
+        if self in machines:
+            machines.reverse()
+            machines.remove(self)
+            machines.reverse()
+            _current.set(tuple(machines))
+        self.shutdown()
+
+    def shutdown(self) -> None:
+        """Give the machine's own memory back; using it afterwards is a StateError."""
+        gone: Any = _ShutDown(self.description.name)
+        self.page_alloc = self.slub = self.memmap = self.trace = self.zones = self.caches = gone
+        self._booted = gone
+
+    def _check_running(self) -> None:
+        if isinstance(self._booted, _ShutDown):
+            raise StateError(f"the machine {self.description.name!r} has been shut down", remedy="boot another one")
+
+    def __repr__(self) -> str:
+        state = " (shut down)" if isinstance(self._booted, _ShutDown) else ""
+        return f"<Machine {self.description.name}, {self.description.cpus} CPUs{state}>"
+
+    # Where calls run
+
+    @property
+    def cpu(self) -> int:
+        """The CPU that calls run on; setting it moves the caller there, and to the CPU's node."""
+        return self.page_alloc.cpu
+
+    @cpu.setter
+    def cpu(self, cpu: int) -> None:
+        if not 0 <= cpu < self.description.cpus:
+            raise UsageError(f"no CPU {cpu}", remedy=f"this machine has CPUs 0 to {self.description.cpus - 1}")
+        self.page_alloc.cpu = cpu
+        self.page_alloc.node = self._booted.node_of_cpu[cpu]
+        self.trace.cpu = cpu
+
+    @property
+    def nr_nodes(self) -> int:
+        """Memory nodes, pretended ones included."""
+        return self.memmap.nr_nodes
+
+    @property
+    def arch(self) -> str:
+        """``"x86_64"`` or ``"i386"``."""
+        return self.description.arch
+
+    @property
+    def page_offset(self) -> int:
+        """Kernel address of physical address 0."""
+        return PAGE_OFFSET[self.arch]
+
+    def phys_to_virt(self, phys: int) -> int:
+        """Return the kernel address of a physical address in the direct mapping."""
+        return self.page_offset + phys
+
+    def virt_to_phys(self, address: int) -> int:
+        """Return the physical address behind a kernel address of the direct mapping."""
+        if address < self.page_offset:
+            raise UsageError(f"{address:#x} is no address of the direct mapping", remedy="use a lowmem kernel address")
+        return address - self.page_offset
+
+    # Hooks
+
+    @property
+    def hooks(self) -> Hooks:
+        """Reclaim, compaction and OOM as the page allocator calls them; assign to register others."""
+        return self.page_alloc.hooks
+
+    @hooks.setter
+    def hooks(self, hooks: Hooks) -> None:
+        if not isinstance(hooks, Hooks):
+            raise UsageError(f"{type(hooks).__name__} are no hooks", remedy="derive them from kmem.mm.hooks.Hooks")
+        self.page_alloc.hooks = hooks
+
+    # Pages
+
+    def alloc_pages(self, gfp: int, order: int = 0, node: int = -1) -> int | None:
+        """Allocate a block of pages.
+
+        Parameters
+        ----------
+        gfp : int
+            GFP mask, 32 bits.
+        order : int
+            2**order pages, 0 to 10; larger ones fail as in the kernel.
+        node : int
+            Preferred node; -1 for that of the CPU.
+
+        Returns
+        -------
+        int or None
+            First frame; None if the request failed.
+
+        Source: mm/page_alloc.c:__alloc_pages @6.1.192
+        """
+        pfn = self.page_alloc.alloc_pages(gfp, order, node)
+        return None if pfn == NO_FRAME else pfn
+
+    def free_pages(self, pfn: int, order: int = 0) -> None:
+        """Give a block back.
+
+        Raises
+        ------
+        StateError, UsageError
+            If it is not allocated as a block of this order.
+
+        Source: mm/page_alloc.c:__free_pages @6.1.192
+        """
+        self.page_alloc.free_pages(pfn, order)
+
+    # Slab caches and kmalloc
+
+    def kmem_cache_create(
+        self,
+        name: str,
+        size: int,
+        align: int = 0,
+        flags: int = 0,
+        *,
+        ctor: bool = False,
+        useroffset: int = 0,
+        usersize: int = 0,
+    ) -> int:
+        """Create a slab cache, or share one that fits, and return its index.
+
+        Parameters
+        ----------
+        name : str
+        size, align, flags, ctor, useroffset, usersize
+            As for :meth:`kmem.mm.slab_common.CacheList.kmem_cache_create`.
+
+        Returns
+        -------
+        int
+            What :attr:`slub` and the methods here call the cache. Merged
+            caches have the same.
+
+        Source: mm/slab_common.c:kmem_cache_create_usercopy @6.1.192
+        """
+        index = self.caches.kmem_cache_create(
+            name, size, align, flags, ctor=ctor, useroffset=useroffset, usersize=usersize
+        )
+        self._aliases[name] = index
+        return index
+
+    def kmem_cache_destroy(self, cache: int) -> bool:
+        """Give up one use of a cache; False if it was the last one and objects are still in use.
+
+        Source: mm/slab_common.c:kmem_cache_destroy @6.1.192
+        """
+        geometry = self.geometry(cache)
+        if geometry.refcount < 0:
+            raise UsageError(f"cache {geometry.name} is the kernel's own", remedy="destroy only what you created")
+        if not self.caches.kmem_cache_destroy(cache):
+            return False
+        if cache not in self.slub.geometries:
+            self._aliases = {name: index for name, index in self._aliases.items() if index != cache}
+        return True
+
+    def cache(self, name: str) -> int:
+        """Return the index of a cache by its name, or by that of a cache merged into it.
+
+        Raises
+        ------
+        UsageError
+            If there is none of this name.
+        """
+        index = self._aliases.get(name)
+        if index is None:
+            index = self.caches.find(name)
+        if index is None:
+            raise UsageError(f"no slab cache {name!r}", remedy="create it with kmem_cache_create()")
+        return index
+
+    def geometry(self, cache: int) -> CacheGeometry:
+        """Return the layout and limits of a cache."""
+        return self.caches.geometry(cache)
+
+    def kmem_cache_alloc(self, cache: int, gfp: int, node: int = -1) -> int | None:
+        """Allocate an object: its physical address, None if there is no memory.
+
+        Source: mm/slub.c:kmem_cache_alloc_node @6.1.192
+        """
+        address: int | None = self.slub.kmem_cache_alloc(cache, gfp, node)
+        return address
+
+    def kmem_cache_free(self, cache: int, address: int) -> None:
+        """Give an object back.
+
+        Source: mm/slub.c:kmem_cache_free @6.1.192
+        """
+        self.slub.kmem_cache_free(cache, address)
+
+    def kmalloc(self, size: int, gfp: int, node: int = -1) -> int | None:
+        """Allocate `size` bytes: a physical address, None if there is no memory.
+
+        Source: mm/slab_common.c:__kmalloc_node @6.1.192
+        """
+        address: int | None = self.slub.kmalloc(size, gfp, node)
+        return address
+
+    def kfree(self, address: int | None) -> None:
+        """Give back what :meth:`kmalloc` gave; None is fine.
+
+        Source: mm/slab_common.c:kfree @6.1.192
+        """
+        self.slub.kfree(address)
+
+    def ksize(self, address: int | None) -> int:
+        """Return the bytes that the owner of an allocation may use."""
+        size: int = self.slub.ksize(address)
+        return size
+
+    def krealloc(self, address: int | None, size: int, gfp: int) -> int | None:
+        """Resize an allocation; the old address stays valid if None is returned.
+
+        Source: mm/slab_common.c:krealloc @6.1.192
+        """
+        new: int | None = self.slub.krealloc(address, size, gfp)
+        return new
+
+    # Sysctls
+
+    def sysctl(self, name: str, value: int | Sequence[int] | None = None) -> int | list[int]:
+        """Read a sysctl, or write it first; return its value.
+
+        Parameters
+        ----------
+        name : str
+            ``vm.min_free_kbytes``, ``vm.watermark_scale_factor``,
+            ``vm.watermark_boost_factor``, ``vm.percpu_pagelist_high_fraction``
+            or ``vm.lowmem_reserve_ratio``; ``vm.`` may be left out.
+        value : int or sequence of int, optional
+            What to write. Watermarks, reserves and list sizes follow as in
+            the kernel; reading ``lowmem_reserve_ratio`` recomputes the reserves, too.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such sysctl or the kernel would refuse the value.
+        """
+        self._check_running()
+        key = name.removeprefix("vm.")
+        if value is None and key == "lowmem_reserve_ratio":
+            value = list(self.zones.tunables.lowmem_reserve_ratio)
+        if value is not None:
+            write_sysctl(self._booted, key, value if isinstance(value, int) else tuple(value))
+        current = getattr(self.zones.tunables, key, None) if key != "user_min_free_kbytes" else None
+        if current is None:
+            raise ConfigError(f"unknown sysctl {name!r}", remedy="see the documentation of Machine.sysctl()")
+        return list(current) if isinstance(current, list) else int(current)
+
+    # Looking at it
+
+    def validate(self) -> None:
+        """Check every structure of the machine.
+
+        Raises
+        ------
+        StateError
+            At the first contradiction, naming zone and frame, or cache and slab.
+
+        Notes
+        -----
+        Complexity: O(frames + objects).
+        """
+        self._check_running()
+        validate_pages(self.page_alloc)
+        self.slub.validate()
+
+    def digest(self) -> str:
+        """Return a hexadecimal digest of the whole state: equal states have equal digests.
+
+        Notes
+        -----
+        Complexity: O(frames).
+        """
+        self._check_running()
+        state = self.snapshot_arrays()
+        digest = hashlib.blake2b(digest_size=16)
+        for array in state:
+            digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+        slub = save_state(self.slub)
+        for key in ("caches", "nodes", "cpus", "links", "sequences", "kmalloc"):
+            digest.update(np.ascontiguousarray(slub[key]).view(np.uint8).data)
+        named = [(index, geometry.name, geometry.refcount) for index, geometry in sorted(self.slub.geometries.items())]
+        digest.update(repr((slub["numbers"], named, sorted(self._aliases.items()), self._numbers())).encode())
+        digest.update(repr((self.zones.tunables, sorted(self.zones.totalreserve.items()))).encode())
+        return digest.hexdigest()
+
+    def snapshot_arrays(self) -> tuple[npt.NDArray[Any], ...]:
+        """Return the arrays of the page allocator: pages, zones, page sets, page blocks. They are not copies."""
+        memmap = self.memmap
+        return memmap.pages_array, memmap.zones_array, memmap.pagesets_array, memmap.pageblocks_array
+
+    def _numbers(self) -> tuple[int, ...]:
+        allocator = self.page_alloc
+        return (
+            allocator.cpu,
+            allocator.node,
+            allocator.watermark_boost_factor,
+            int(allocator.page_group_by_mobility_disabled),
+            allocator.task_flags,
+            allocator.nr_failed,
+            allocator.nr_extfrag,
+            self.memmap.next_head,
+        )
+
+    def snapshot(self) -> MachineState:
+        """Return a copy of the whole state, to go back to with :meth:`restore`.
+
+        Trace records and registered hooks are not part of it.
+
+        Notes
+        -----
+        Complexity: O(frames), 32 bytes each.
+        """
+        self._check_running()
+        pages, zones, pagesets, pageblocks = (array.copy() for array in self.snapshot_arrays())
+        system = (self.zones.zones, self.zones.tunables, self.zones.totalreserve)
+        return MachineState(
+            description=self.description,
+            pages=pages,
+            zones=zones,
+            pagesets=pagesets,
+            pageblocks=pageblocks,
+            slub=save_state(self.slub),
+            caches=self.caches.save_state(),
+            aliases=dict(self._aliases),
+            system=copy.deepcopy(system),
+            numbers=self._numbers(),
+        )
+
+    def restore(self, state: MachineState) -> None:
+        """Go back to a state of this machine.
+
+        Raises
+        ------
+        UsageError
+            If the snapshot is that of another machine.
+        """
+        self._check_running()
+        if state.description != self.description or len(state.pages) != self.memmap.nr_records:
+            raise UsageError("the snapshot is of another machine", remedy="restore it where it was taken")
+        for array, saved in zip(
+            self.snapshot_arrays(), (state.pages, state.zones, state.pagesets, state.pageblocks), strict=True
+        ):
+            array[:] = saved
+        load_state(self.slub, dict(state.slub))
+        self.caches.load_state(state.caches)
+        self._aliases = dict(state.aliases)
+        self.zones.zones, self.zones.tunables, self.zones.totalreserve = copy.deepcopy(state.system)
+        self._restore_numbers(state.numbers)
+
+    def _restore_numbers(self, numbers: tuple[int, ...]) -> None:
+        allocator = self.page_alloc
+        cpu, _node, allocator.watermark_boost_factor, grouping, allocator.task_flags, failed, extfrag, heads = numbers
+        allocator.page_group_by_mobility_disabled = bool(grouping)
+        allocator.nr_failed, allocator.nr_extfrag = failed, extfrag
+        self.memmap.next_head = heads
+        self.cpu = cpu
+
+    def view(self) -> MachineView:
+        """Return what ``/proc`` would show of this machine now."""
+        self._check_running()
+        return view_machine(self.memmap, self.slub)
+
+    def nr_free_pages(self) -> int:
+        """Return the free pages of all zones, those on per-CPU lists left out."""
+        return int(np.maximum(self.memmap.zones_array["free_pages"], 0).sum())
+
+
+class _ShutDown:
+    """Stands where the parts of a machine were; whatever is asked of it is an error."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        raise StateError(f"the machine {self._name!r} has been shut down", remedy="boot another one")
+
+
+def _describe(
+    machine: str | Path | MachineDescription,
+    *,
+    ram: int | str | None,
+    cpus: int | None,
+    nodes: int | None,
+    cmdline: str | None,
+) -> MachineDescription:
+    """Return the description that the arguments of :meth:`Machine.boot` stand for."""
+    if isinstance(machine, str) and machine in ARCHITECTURES:
+        return MachineDescription.preset(
+            machine,
+            ram=ram,
+            cpus=1 if cpus is None else cpus,
+            nodes=1 if nodes is None else nodes,
+            cmdline=cmdline or "",
+        )
+    given = {"ram": ram, "cpus": cpus, "nodes": nodes, "cmdline": cmdline}
+    surplus = [name for name, value in given.items() if value is not None]
+    if surplus:
+        raise ConfigError(
+            f"{', '.join(surplus)} given for a machine that is described in full",
+            remedy="give them for a preset (x86_64, i386), or change the description",
+        )
+    if isinstance(machine, MachineDescription):
+        return machine
+    path = Path(machine)
+    if not path.exists():
+        raise ConfigError(
+            f"no machine {str(machine)!r}", remedy="give a preset (x86_64, i386), or the path of a description"
+        )
+    return MachineDescription.load(path)
