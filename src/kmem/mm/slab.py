@@ -191,7 +191,11 @@ class Slabs:
         g = geometry
         if not 0 < g.size < 1 << 23 or not 0 < g.min_objects <= g.objects <= MAX_OBJS_PER_PAGE:
             raise UsageError(f"cache {g.name}: {g.objects} objects of {g.size} bytes in a slab")
-        if g.order >= MAX_ORDER or g.objects * g.size > 4096 << g.order or g.min_objects * g.size > 4096 << g.min_order:
+        if (
+            not 0 <= g.min_order <= g.order < MAX_ORDER
+            or g.objects * g.size > 4096 << g.order
+            or g.min_objects * g.size > 4096 << g.min_order
+        ):
             raise UsageError(f"cache {g.name}: {g.objects} objects of {g.size} bytes do not fit in order {g.order}")
         if random_seq is None and g.has_random_seq and g.objects > 1:
             random_seq = self.draw_sequence(g.objects)

@@ -16,6 +16,7 @@ import numpy as np
 from cython.cimports.kmem.mm.page import (
     MAX_NR_ZONES,
     NO_OBJECT,
+    PG_RESERVED,
     PG_SLAB,
     PG_TAIL,
     PGF_HEAD,
@@ -224,8 +225,9 @@ def _adopt(slub: Slub, cache: cython.uint, record: dict, known: list) -> cython.
         raise InputError(f"{where}: beyond the end of memory")
     slab: cython.uint = record["pfn"]
     tail: cython.uint
-    if slub.pages[slab].kind == PG_SLAB:
-        raise InputError(f"{where}: the frame is in two slabs")
+    for tail in range(slab, slab + (cython.cast(cython.uint, 1) << order)):
+        if slub.pages[tail].kind != PG_RESERVED:
+            raise InputError(f"{where}: frame {tail} is free, or in another slab")
     slub.pages[slab].kind = PG_SLAB
     slub.pages[slab].order = order
     slub.pages[slab].flags = PGF_HEAD if order else 0
