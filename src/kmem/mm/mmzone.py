@@ -209,6 +209,26 @@ class MemMap:
                 raise RuntimeError(f"list {head} does not close")
         return frames
 
+    def free_list_lengths(self, zone, order):
+        """Free blocks of one order by migrate type: a list of six numbers.
+
+        Complexity: O(free blocks of the order).
+        """
+        lengths = [0] * MIGRATE_TYPES
+        mt: cython.int
+        head: cython.uint
+        entry: cython.uint
+        count: cython.long
+        for mt in range(MIGRATE_TYPES):
+            head = self.zones[zone].lists + order * MIGRATE_TYPES + mt
+            entry = self.pages[head].next
+            count = 0
+            while entry != head:
+                count += 1
+                entry = self.pages[entry].next
+            lengths[mt] = count
+        return lengths
+
     def free_list(self, zone, order, migratetype):
         """Frames of one free list, head first."""
         return self.list_frames(self.zones_array[zone]["lists"] + order * MIGRATE_TYPES + migratetype)

@@ -960,6 +960,44 @@ class PageAllocator(Buddy):
         self.zones[self.pages[first].zone].managed += nr_pages
         self.free_to_buddy(first, order, FPI_TO_TAIL)
 
+    def refusal(self, gfp, order, node=-1):
+        """Why a request would be refused by the zone it prefers, in the state of now.
+
+        Returns
+        -------
+        zone : str
+            Name of the preferred zone, empty if the request may use none.
+        reason : str
+            ``below-watermark``: too few pages are free; ``no-block-of-order``:
+            enough are, but none in a block of `order`; ``order-too-large``:
+            no zone ever holds such a block; ``none``: it would not be refused.
+        """
+        ac: AllocContext
+        zone: cython.uint
+        z: cython.pointer(Zone)
+        alloc_flags: cython.uint
+        mark: cython.long
+        if order >= MAX_ORDER:
+            return "", "order-too-large"
+        self.prepare(cython.address(ac), node, gfp)
+        if ac.preferred < 0:
+            return "", "below-watermark"
+        zone = self.zonelists[ac.row, ac.preferred]
+        z = cython.address(self.zones[zone])
+        alloc_flags = self.gfp_to_alloc_flags(gfp, order, ac.migratetype)
+        mark = z.watermark[WMARK_MIN] + z.watermark_boost
+        name = self.memmap.zone_name(zone)
+        if self.pfmemalloc_flags(gfp):
+            mark = 0
+        if self.watermark_ok(z, order, mark, ac.highest_zoneidx, alloc_flags, max(z.free_pages, 0)):
+            return name, "none"
+        # the same pages asked for one by one: is it their number or their arrangement?
+        if self.watermark_ok(
+            z, 0, mark, ac.highest_zoneidx, alloc_flags, max(z.free_pages, 0) - (1 << order) + 1
+        ):
+            return name, "no-block-of-order"
+        return name, "below-watermark"
+
     def page_info(self, pfn):
         """What frame `pfn` is, as a dict with the fields of its record."""
         if not 0 <= pfn < self.memmap.nr_frames:

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The machine that a trace was recorded on, as far as the trace tells.
+
+Architecture from the kernel addresses, memory from the highest page frame,
+CPUs from the highest CPU number.  What cannot be seen is assumed and said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from kmem.errors import InputError
+from kmem.machine.description import MachineDescription
+from kmem.trace.events import Event, EventBatch, EventFlag
+
+__all__ = ["PAGE_OFFSETS", "Survey", "infer_description", "survey"]
+
+#: Where the direct map begins without KASLR, by architecture.
+PAGE_OFFSETS = {"x86_64": 0xFFFF888000000000, "i386": 0xC0000000}
+
+_PAGE_SHIFT = 12
+_MIB = 1 << 20
+_KERNEL_64 = 0xFFFF800000000000
+_LAST_PHYSICAL_BIT = 46  #: direct map of 64 TiB
+_PCI_HOLE = (0xC0000, 0x100000)  #: frames of a PC below 4 GiB that are never memory
+
+
+@dataclass(slots=True)
+class Survey:
+    """What one pass over a trace found.
+
+    Attributes
+    ----------
+    events : int
+        Events in the table.
+    first_ns, last_ns : int
+        Times of the first and the last event; 0 if there is none.
+    nr_cpus : int
+        CPUs by the highest CPU number or the trace's own header.
+    max_pfn : int
+        Highest frame of a page event, with its whole block; -1 if there is none.
+    min_ptr, max_ptr : int
+        Lowest and highest object address; 0 if there is none.
+    named_allocations : bool
+        Whether allocations name their cache (kernels from 6.6 on).
+    """
+
+    events: int = 0
+    first_ns: int = 0
+    last_ns: int = 0
+    nr_cpus: int = 1
+    max_pfn: int = -1
+    min_ptr: int = 0
+    max_ptr: int = 0
+    named_allocations: bool = False
+    _pointers: int = field(default=0, repr=False)
+    _aligned: int = field(default=0, repr=False)
+
+    def add(self, batch: EventBatch) -> None:
+        """Take the events of one batch into account."""
+        if not len(batch):
+            return
+        if not self.events:
+            self.first_ns = int(batch.time_ns[0])
+        self.last_ns = max(self.last_ns, int(batch.time_ns.max()))
+        self.events += int(np.count_nonzero(batch.event != Event.LOST))
+        self.nr_cpus = max(self.nr_cpus, int(batch.cpu.max()) + 1)
+        usable = (batch.flags & (EventFlag.FAILED | EventFlag.NO_POINTER)) == 0
+        pages = usable & np.isin(batch.event, (Event.MM_PAGE_ALLOC, Event.MM_PAGE_FREE))
+        if pages.any():
+            last = batch.target[pages].astype(np.int64) + (1 << np.minimum(batch.order[pages], 10).astype(np.int64)) - 1
+            self.max_pfn = max(self.max_pfn, int(last.max()))
+        objects = usable & (batch.event > 0) & (batch.event <= Event.KMEM_CACHE_FREE) & (batch.target != 0)
+        if objects.any():
+            pointers = batch.target[objects]
+            low, high = int(pointers.min()), int(pointers.max())
+            self.min_ptr = low if not self._pointers else min(self.min_ptr, low)
+            self.max_ptr = max(self.max_ptr, high)
+            self._pointers += len(pointers)
+            self._aligned += int(np.count_nonzero((pointers & np.uint64(7)) == 0))
+            allocations = objects & (batch.event >= Event.KMEM_CACHE_ALLOC) & (batch.event <= Event.KMEM_CACHE_ALLOC_NODE)
+            self.named_allocations |= bool((batch.cache[allocations] != 0).any())
+
+    @property
+    def hashed(self) -> bool:
+        """Whether the pointers are hashes and say nothing about addresses.
+
+        A hash has 32 random bits: on 64 bits it is no kernel address, and on
+        32 bits most hashes are not aligned.
+        """
+        if not self._pointers:
+            return False
+        if self.max_ptr >= _KERNEL_64:
+            return False
+        return self.max_ptr >> 32 != 0 or self._aligned < 0.9 * self._pointers or self.min_ptr < PAGE_OFFSETS["i386"]
+
+    @property
+    def kaslr(self) -> bool:
+        """Whether 64-bit addresses do not fit a direct map at its usual place."""
+        if self.max_ptr < _KERNEL_64 or self.max_pfn < 0:
+            return False
+        offset = PAGE_OFFSETS["x86_64"]
+        return self.min_ptr < offset or (self.max_ptr - offset) >> _LAST_PHYSICAL_BIT != 0
+
+
+def survey(batches: Iterable[EventBatch]) -> Survey:
+    """Look through a trace once.
+
+    Notes
+    -----
+    Complexity: O(events); memory does not grow.
+    """
+    found = Survey()
+    for batch in batches:
+        found.add(batch)
+    return found
+
+
+def infer_description(
+    found: Survey, *, pointer_digits: int = 0, nr_cpus: int = 0
+) -> tuple[MachineDescription, list[str]]:
+    """Describe the machine behind a trace.
+
+    Parameters
+    ----------
+    found : Survey
+    pointer_digits : int
+        16 or 8 if the kernel printed the pointers, 0 if that is not known.
+    nr_cpus : int
+        CPUs by the trace's own header, 0 if it does not say.
+
+    Returns
+    -------
+    description : MachineDescription
+    assumed : list of str
+        A sentence for each thing inferred.
+
+    Raises
+    ------
+    InputError
+        If the trace's frames lie beyond any machine.
+    """
+    arch, why = _architecture(found, pointer_digits)
+    assumed = [f"architecture {arch}: {why}"]
+    top = found.max_pfn
+    if not found.hashed and found.max_ptr and not found.kaslr:
+        offset = PAGE_OFFSETS[arch]
+        lowmem_end = 0xF8000000 if arch == "i386" else 1 << 64
+        if offset <= found.max_ptr < lowmem_end:
+            top = max(top, (found.max_ptr - offset) >> _PAGE_SHIFT)
+    cpus = max(found.nr_cpus, nr_cpus)
+    assumed.append(f"{cpus} CPU{'s' if cpus > 1 else ''}: {'the trace says so' if nr_cpus else 'highest CPU number'}")
+    if top < 0:
+        size = 4 << 30 if arch == "x86_64" else 1 << 30
+        assumed.append(f"memory {size >> 30} GiB: no frame numbers in the trace")
+    else:
+        size = _ram_for(top, arch)
+        assumed.append(f"memory {size // _MIB} MiB: highest page frame {top:#x}")
+    if found.hashed:
+        assumed.append("pointers are hashed: pages of slabs are told by their GFP flags and the order of events")
+    if found.kaslr:
+        assumed.append("addresses are randomised (KASLR): pages of slabs are told by flags and the order of events")
+    return MachineDescription.preset(arch, ram=size, cpus=cpus), assumed
+
+
+def _architecture(found: Survey, pointer_digits: int) -> tuple[str, str]:
+    if found.max_ptr >> 32:
+        return "x86_64", "64-bit object addresses"
+    if pointer_digits == 16:
+        return "x86_64", "pointers of 16 digits"
+    if pointer_digits == 8:
+        return "i386", "pointers of 8 digits"
+    if found.max_ptr and not found.hashed:
+        return "i386", "object addresses above 3 GiB"
+    if found.max_pfn >= 1 << 20:
+        return "x86_64", "page frames above 4 GiB"
+    return "x86_64", "nothing in the trace says otherwise"
+
+
+def _ram_for(top: int, arch: str) -> int:
+    """The smallest usual amount of memory whose map reaches frame `top`."""
+    if top >= _PCI_HOLE[1]:
+        top -= _PCI_HOLE[1] - _PCI_HOLE[0]
+    needed = (top + 1) << _PAGE_SHIFT
+    if needed > 64 << 40 or (arch == "i386" and needed > 4 << 30):
+        raise InputError(
+            f"page frame {top:#x} lies beyond any {arch} machine", remedy="describe the machine with --machine"
+        )
+    step = 64 * _MIB
+    if needed > 1 << 30:
+        step = 256 * _MIB
+    if needed > 16 << 30:
+        step = 1 << 30
+    # the topmost pages of a machine are the firmware's: a trace that reaches them has seen almost all
+    return -(-needed // step) * step

@@ -1,0 +1,355 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Replaying a trace through a modelled machine.
+
+:func:`replay` reads a trace, boots a machine if none is given, lets
+:class:`~kmem.replay.engine.ReplayEngine` make every request to it, and keeps
+what became of memory: usage by call site, cache and page order, failures,
+migrate-type fallbacks, and samples of free memory over time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from kmem.errors import UsageError
+from kmem.machine.machine import Machine
+from kmem.machine.slabinfo import SlabinfoRow
+from kmem.mm.slab_common import CacheGeometry, geometry_from_sizes
+from kmem.replay.engine import UNNAMED, ReplayEngine
+from kmem.replay.infer import PAGE_OFFSETS, Survey, infer_description, survey
+from kmem.trace.events import EventBatch
+from kmem.trace.reader import TraceReader, TraceStats, open_trace
+
+__all__ = ["Failure", "Replay", "Sample", "replay"]
+
+MAX_FAILURES = 1000  #: failures kept one by one; all are counted
+MAX_SAMPLES = 512  #: samples of free memory; thinned out when there are more
+_FIRST_INTERVAL = 64
+_MAX_NR_ZONES = 5
+_NR_ORDERS = 11
+_NR_TYPES = 6
+_MOST_FALLBACKS = 1 << 16
+_MM_PAGE_ALLOC = 7
+
+T = TypeVar("T")
+Progress = Callable[[int, int | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A request that the model refused.
+
+    Attributes
+    ----------
+    time_ns, cpu : int
+        When and where, by the trace.
+    event : str
+        ``kmalloc``, ``kmem_cache_alloc`` or ``mm_page_alloc``.
+    size_bytes, order, gfp : int
+        What was asked; `order` of page requests, or of the slab that was missing.
+    call_site, cache : str
+        Who asked, and for an object of which cache; empty if the trace does not say.
+    zone : str
+        First zone that the request was eligible for.
+    reason : str
+        ``below-watermark``, ``no-block-of-order`` or ``order-too-large``.
+    """
+
+    time_ns: int
+    cpu: int
+    event: str
+    size_bytes: int
+    order: int
+    gfp: int
+    call_site: str
+    cache: str
+    zone: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Free memory at one moment of the replay.
+
+    Attributes
+    ----------
+    time_ns : int
+        Time of the trace.
+    events : int
+        Events replayed before.
+    free_blocks : ndarray of int64, shape (zones, 11, 6)
+        Free blocks by zone number, order and migrate type.
+    pcp_pages : ndarray of int64, shape (zones,)
+        Pages on per-CPU lists.
+    slab_pages : int
+        Pages of slabs.
+    """
+
+    time_ns: int
+    events: int
+    free_blocks: npt.NDArray[np.int64]
+    pcp_pages: npt.NDArray[np.int64]
+    slab_pages: int
+
+
+@dataclass(slots=True)
+class Replay:
+    """A replay: the machine as it is now, and all that was counted.
+
+    Attributes
+    ----------
+    machine : Machine
+        The machine in its final state.
+    engine : ReplayEngine
+        Counters by call site, cache and page order.
+    survey : Survey or None
+        What the look through the trace found, where the machine was inferred.
+    assumed : list of str
+        What was inferred or assumed, a sentence each.
+    stats : TraceStats
+        What the reader saw.
+    samples : list of Sample
+        At most 512, first and last event included.
+    failures : list of Failure
+        The first 1000.
+    fallbacks : ndarray
+        ``mm_page_alloc_extfrag`` records of the model, the first 65,536; see
+        :data:`kmem.mm.tracepoint.TRACE_DTYPE`.
+    reader : TraceReader
+        For the strings behind the codes.
+    """
+
+    machine: Machine
+    reader: TraceReader
+    survey: Survey | None
+    assumed: list[str]
+    engine: ReplayEngine = field(init=False)
+    stats: TraceStats = field(init=False)
+    samples: list[Sample] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    fallbacks: npt.NDArray[Any] = field(init=False)
+    slabinfo: Mapping[str, SlabinfoRow] = field(default_factory=dict)
+    first_ns: int = 0
+    last_ns: int = 0
+    _by_name: dict[str, int] = field(default_factory=dict)
+    _by_site: dict[tuple[int, int, int], int] = field(default_factory=dict)
+    _by_size: dict[tuple[int, int], int] = field(default_factory=dict)
+    _interval: int = _FIRST_INTERVAL
+
+    def run(self, *, page_offset: int, progress: Progress | None = None) -> None:
+        """Replay the whole trace."""
+        machine = self.machine
+        machine.trace.enable("mm_page_alloc_extfrag")
+        taken = [machine.trace.drain()[:0]]
+        self.engine = ReplayEngine(machine.page_alloc, machine.slub, self, page_offset)
+        for index, geometry in machine.slub.geometries.items():
+            self._by_name[geometry.name] = index
+        self.engine.reserve(1, 1, 1 + max(machine.slub.geometries, default=0))
+        for batch in self.reader:
+            self._feed(batch)
+            if sum(map(len, taken)) < _MOST_FALLBACKS:
+                taken.append(machine.trace.drain())
+            if progress is not None:
+                progress(*self.reader.progress)
+        self.engine.finish()
+        taken.append(machine.trace.drain())
+        self.fallbacks = np.concatenate(taken)[:_MOST_FALLBACKS]
+        self._sample()
+        self.stats = self.reader.stats
+
+    def _feed(self, batch: EventBatch) -> None:
+        strings = batch.strings
+        self.engine.reserve(len(strings.call_sites) + 1, len(strings.caches) + 1, 0)
+        if not self.engine.nr_events and len(batch):
+            self.first_ns = int(batch.time_ns[0])
+        start = 0
+        while start < len(batch):
+            if self.engine.nr_events % self._interval == 0:
+                self._sample()
+            stop = min(len(batch), start + self._interval - self.engine.nr_events % self._interval)
+            self.machine.trace.time_ns = max(0, int(batch.time_ns[start]))
+            self.engine.feed(batch, start, stop)
+            start = stop
+        self.last_ns = max(self.last_ns, int(batch.time_ns[-1]))
+
+    def _sample(self) -> None:
+        """Take a sample; drop every second one when there are too many."""
+        memmap = self.machine.memmap
+        zones = memmap.zones_array
+        populated = np.flatnonzero(zones["managed"])
+        blocks = np.zeros((memmap.nr_zones, _NR_ORDERS, _NR_TYPES), np.int64)
+        for zone in populated:
+            for order in range(_NR_ORDERS):
+                if zones["nr_free"][zone, order]:
+                    blocks[zone, order] = memmap.free_list_lengths(int(zone), order)
+        pcp = memmap.pagesets_array["count"].reshape(memmap.nr_zones, memmap.nr_cpus).sum(axis=1, dtype=np.int64)
+        sample = Sample(self.engine.time_ns, self.engine.nr_events, blocks, pcp, self._slab_pages())
+        if self.samples and self.samples[-1].events == sample.events:
+            self.samples[-1] = sample
+            return
+        self.samples.append(sample)
+        if len(self.samples) >= MAX_SAMPLES:
+            del self.samples[1::2]
+            self._interval *= 2
+
+    def _slab_pages(self) -> int:
+        slub = self.machine.slub
+        slabs = slub.nodes_array["nr_slabs"].reshape(-1, self.machine.memmap.nr_nodes).sum(axis=1)
+        return int((slabs << slub.caches_array["order"].astype(np.int64)).sum())
+
+    # What the engine asks when a rare thing happens
+
+    def new_cache(self, engine: ReplayEngine, site: int, bytes_req: int, bytes_alloc: int, name: int) -> int:
+        """Index of the cache for a request of which nothing is bound yet."""
+        if name != UNNAMED:
+            text = self.reader.strings.caches[name]
+            return self._named(text, bytes_req, bytes_alloc)
+        known = self._by_site.get((site, bytes_req, bytes_alloc))
+        if known is not None:
+            return known
+        cache = self._by_size.get((bytes_req, bytes_alloc))
+        if cache is None:
+            cache = self._create(f"size-{bytes_req}", bytes_req, bytes_alloc)
+            self._by_size[bytes_req, bytes_alloc] = cache
+        self._by_site[site, bytes_req, bytes_alloc] = cache
+        return cache
+
+    def name_cache(
+        self, engine: ReplayEngine, cache: int, name: int, site: int, bytes_req: int, bytes_alloc: int
+    ) -> int:
+        """An object of `cache` was freed under a name: the cache of that name, for the site's next requests."""
+        text = self.reader.strings.caches[name]
+        if text in self._by_name:
+            named = self._by_name[text]
+        elif self._by_size.get((bytes_req, bytes_alloc)) == cache:
+            # the first name seen for objects of this size: it is this cache's
+            named = cache
+            self.machine.rename_cache(cache, text)
+            self._by_name[text] = cache
+            del self._by_size[bytes_req, bytes_alloc]
+        else:
+            named = self._named(text, bytes_req, bytes_alloc)
+        self._by_site[site, bytes_req, bytes_alloc] = named
+        return named
+
+    def _named(self, name: str, bytes_req: int, bytes_alloc: int) -> int:
+        if name not in self._by_name:
+            self._by_name[name] = self._create(name, bytes_req, bytes_alloc)
+        return self._by_name[name]
+
+    def _create(self, name: str, bytes_req: int, bytes_alloc: int) -> int:
+        config = self.machine.slab_caches.config
+        row = self.slabinfo.get(name)
+        order = (row.pagesperslab - 1).bit_length() if row is not None else None
+        word = config.word_bytes
+        size = max(-(-max(bytes_alloc, 1) // word) * word, word)
+        geometry: CacheGeometry
+        try:
+            geometry = geometry_from_sizes(name, min(max(bytes_req, 1), size), size, config, order=order)
+        except UsageError:
+            # larger than any slab: damaged sizes; the largest object that a slab can hold stands for it
+            largest = config.page_bytes << 3
+            geometry = geometry_from_sizes(name, largest, largest, config)
+        return self.machine.adopt_cache(geometry)
+
+    def failure(
+        self, engine: ReplayEngine, kind: int, order: int, size: int, gfp: int, site: int, cache: int
+    ) -> None:
+        """Take note of a refused request."""
+        if len(self.failures) >= MAX_FAILURES:
+            return
+        slub = self.machine.slub
+        event = "mm_page_alloc" if kind == _MM_PAGE_ALLOC else "kmalloc" if kind <= 2 else "kmem_cache_alloc"
+        name = ""
+        if event == "kmem_cache_alloc" and cache in slub.geometries:
+            name = slub.geometries[cache].name
+            order = slub.geometries[cache].min_order
+        elif event == "kmalloc":
+            order = max(0, (max(size, 1) - 1).bit_length() - 12) if size > 8192 else 0
+        zone, reason = self.machine.page_alloc.refusal(gfp, order)
+        self.failures.append(
+            Failure(
+                time_ns=engine.time_ns,
+                cpu=self.machine.page_alloc.cpu,
+                event=event,
+                size_bytes=size,
+                order=order,
+                gfp=gfp,
+                call_site=self.reader.strings.call_sites[site] if site else "",
+                cache=name,
+                zone=zone,
+                reason=reason,
+            )
+        )
+
+
+def replay(
+    path: str,
+    machine: Machine | None = None,
+    *,
+    knobs: Mapping[str, int | tuple[int, ...]] | None = None,
+    slabinfo: Mapping[str, SlabinfoRow] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Replay:
+    """Replay a trace through a modelled machine.
+
+    Parameters
+    ----------
+    path : str
+        Trace text, packed or plain; see :func:`kmem.trace.reader.open_trace`.
+    machine : Machine, optional
+        The machine to drive. Without one, the trace is looked through first
+        and a machine booted that fits it.
+    knobs : mapping, optional
+        Sysctls to write on an inferred machine.
+    slabinfo : mapping, optional
+        Rows of the recorded machine's ``/proc/slabinfo`` by cache name, for
+        the slab orders of caches that the trace names.
+    seed : int
+        Seed of an inferred machine.
+    progress : callable, optional
+        Called now and then as ``progress(bytes_read, bytes_in_all or None)``.
+    **options
+        For :func:`~kmem.trace.reader.open_trace`.
+
+    Returns
+    -------
+    Replay
+
+    Raises
+    ------
+    InputError
+        If the trace cannot be read.
+    ConfigError
+        If no machine can be booted.
+    """
+    found: Survey | None = None
+    assumed: list[str] = []
+    if machine is None:
+        if path == "-":
+            raise UsageError(
+                "a machine cannot be inferred from standard input, which can be read only once",
+                remedy="give --machine, or a file",
+            )
+        with open_trace(path, **options) as reader:
+            found = survey(reader)
+            description, assumed = infer_description(
+                found, pointer_digits=reader.pointer_digits, nr_cpus=reader.nr_cpus
+            )
+        if knobs:
+            description = description.with_knobs(knobs)
+        machine = Machine.boot(description, seed=seed)
+    page_offset = PAGE_OFFSETS[machine.arch]
+    if found is not None and (found.hashed or found.kaslr):
+        page_offset = 0
+    with open_trace(path, **options) as reader:
+        run = Replay(machine, reader, found, assumed, slabinfo=slabinfo or {})
+        run.run(page_offset=page_offset, progress=progress)
+    return run
