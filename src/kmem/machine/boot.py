@@ -366,14 +366,18 @@ def _reserve_top(memblock: MemBlock, zone: ZoneSetup, pages: int) -> None:
 
 
 def _release_top(memblock: MemBlock, zone: ZoneSetup, pages: int, late: list[PfnRange]) -> None:
-    for piece in reversed(memblock.reserved):
-        start = max(-(-piece.start >> PAGE_SHIFT), zone.start_pfn)
-        end = min(piece.end >> PAGE_SHIFT, zone.end_pfn)
-        if start >= end or not pages or any(start < other.end and other.start < end for other in late):
-            continue
-        take = min(pages, end - start - memblock.absent_pages(start, end))
-        memblock_release(memblock, PfnRange(end - take, end))
-        pages -= take
+    """Give back reserved frames of a zone from the top, but none of those that are freed later anyhow."""
+    kept = MemBlock(memory=list(memblock.reserved))
+    for piece in late:
+        kept.remove(piece.start << PAGE_SHIFT, piece.end << PAGE_SHIFT)
+    for held in reversed(kept.pfn_ranges()):
+        for piece in reversed(memblock.pfn_ranges(zone.node)):
+            start = max(held.start, piece.start, zone.start_pfn)
+            end = min(held.end, piece.end, zone.end_pfn)
+            if start < end and pages:
+                take = min(pages, end - start)
+                memblock_release(memblock, PfnRange(end - take, end))
+                pages -= take
 
 
 # Setting up the core
