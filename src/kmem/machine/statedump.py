@@ -167,13 +167,31 @@ def _zonelists(dump: StateDump, memmap: MemMap) -> dict[tuple[int, bool], list[i
     lists: dict[tuple[int, bool], list[int]] = {}
     for node in dump.nodes:
         own = int(node["node"])
-        nodes = node.get("zonelist_nodes") or [own] * len(node["zonelist"])
+        nodes = node.get("zonelist_nodes") or _zonelist_nodes(node["zonelist"], own, memmap)
         lists[own, False] = [memmap.zone_id(name, nid) for name, nid in zip(node["zonelist"], nodes, strict=True)]
         local = node.get("thisnode_zonelist")
         if local is None:
             local = [(name, nid) for name, nid in zip(node["zonelist"], nodes, strict=True) if nid == own]
         lists[own, True] = [memmap.zone_id(name, nid) for name, nid in local]
     return lists
+
+
+def _zonelist_nodes(names: list[str], own: int, memmap: MemMap) -> list[int]:
+    """Nodes of a zonelist's zones where the dump does not tell.
+
+    Each node's zones follow one another, highest first; the nodes are taken to
+    follow one another by number, from the list's own on, as they do if all are
+    equally far.
+    """
+    nodes: list[int] = []
+    last = -1
+    for name in names:
+        index = memmap.zone_names.index(name)
+        if nodes:
+            own = own if index < last else (own + 1) % memmap.nr_nodes
+        nodes.append(own)
+        last = index
+    return nodes
 
 
 def _load_zones(dump: StateDump, memmap: MemMap) -> None:
