@@ -229,7 +229,7 @@ class Replay:
         elif self._by_size.get((bytes_req, bytes_alloc)) == cache:
             # the first name seen for objects of this size: it is this cache's
             named = cache
-            self.machine.rename_cache(cache, text)
+            self.machine.caches.geometry(cache).name = text
             self._by_name[text] = cache
             del self._by_size[bytes_req, bytes_alloc]
         else:
@@ -243,7 +243,7 @@ class Replay:
         return self._by_name[name]
 
     def _create(self, name: str, bytes_req: int, bytes_alloc: int) -> int:
-        config = self.machine.slab_caches.config
+        config = self.machine.caches.list.config
         row = self.slabinfo.get(name)
         order = (row.pagesperslab - 1).bit_length() if row is not None else None
         word = config.word_bytes
@@ -255,7 +255,7 @@ class Replay:
             # larger than any slab: damaged sizes; the largest object that a slab can hold stands for it
             largest = config.page_bytes << 3
             geometry = geometry_from_sizes(name, largest, largest, config)
-        return self.machine.adopt_cache(geometry)
+        return self.machine.caches.add(geometry)
 
     def failure(
         self, engine: ReplayEngine, kind: int, order: int, size: int, gfp: int, site: int, cache: int
