@@ -14,10 +14,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 from kmem.errors import StateError
 from kmem.machine.statedump import StateDump, load_page_allocator
@@ -80,11 +80,12 @@ class Failure:
     seed: int
     ops: list[Op]
     reason: str
+    kind: str = "pages"
 
     def __str__(self) -> str:
         lines = [f"{self.shape.name}, seed {self.seed}: {self.reason}", f"after {len(self.ops)} operations:"]
         lines += [f"  {op}" for op in self.ops[:200]]
-        lines.append(f"again: python -m tests.model.driver --shape {self.shape.name} --seed {self.seed}")
+        lines.append(f"again: python -m tests.model.driver --{self.kind} --shape {self.shape.name} --seed {self.seed}")
         return "\n".join(lines)
 
 
@@ -121,12 +122,15 @@ class Pair:
     seed: int
     model: type[NaivePageAllocator] = NaivePageAllocator
     validate: bool = True
+    records: list[dict[str, Any]] | None = None  # to start from instead of what the seed gives
     slots: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     count: int = 0
+    kind: ClassVar[str] = "pages"
 
     def __post_init__(self) -> None:
-        self.naive = allocator_from_dump(dump_of(self.shape, self.seed), self.model)
-        self.compiled = load_compiled(self.shape, dump_records(self.shape, self.seed))
+        records = dump_records(self.shape, self.seed) if self.records is None else self.records
+        self.naive = allocator_from_dump(dump_of(self.shape.name, records), self.model)
+        self.compiled = load_compiled(self.shape, records)
         memmap = self.compiled.memmap
         self.memmap = memmap
         self.zone_ids = {id(zone): memmap.zone_id(zone.name, zone.node) for zone in self.naive.zones}
@@ -136,6 +140,15 @@ class Pair:
         self.highatomic = memmap.zones_array["nr_reserved_highatomic"]
         self.counters = [memmap.pagesets_array[name] for name in ("stat_diff", "count", "free_factor")]
         self.validate_every = 1 if self.shape.nr_frames <= SMALL_FRAMES else VALIDATE_EVERY
+
+    def operations(self, rng: Random, count: int) -> Iterator[Op]:
+        """Random operations that suit the state at each moment."""
+        return page_operations(self, rng, count)
+
+    def free_everything(self) -> Iterator[Op]:
+        """What gives back all that is in use."""
+        for slot in list(self.slots):
+            yield ("f", slot, 0)
 
     # ---- operations
 
@@ -343,7 +356,22 @@ class Pair:
 # ---- operations at random
 
 
-def generate(pair: Pair, rng: Random, count: int) -> Iterator[Op]:
+def special(pair: Pair, rng: Random, cpu: int, live: Sequence[int], slot: int, node: int | None) -> Op:
+    """One of the rarer operations."""
+    kind = rng.choice(("bulk", "bulk", "exact", "split", "split", "drain", "drain_all", "kswapd", "kswapd"))
+    gfp = rng.choice((0x8C0, 0x1008CA, 0xCC0, 0xA20, 0x8D0))
+    if kind == "bulk":
+        return ("bulk", slot, gfp, rng.choice((1, 2, 4, 16, 64, 200)), cpu, node)
+    if kind == "exact":
+        return ("exact", slot, gfp, rng.choice((1, 3, 5, 9, 33, 100, 300)), cpu)
+    if kind == "split" and live:
+        return ("split", rng.choice(live))
+    if kind == "kswapd":
+        return ("kswapd", rng.randrange(5), rng.random() < 0.2)
+    return ("drain" if kind == "drain" else "drain_all", cpu)
+
+
+def page_operations(pair: Pair, rng: Random, count: int) -> Iterator[Op]:
     """Operations that suit the state of `pair`, phase by phase."""
     masks = [mask for mask, _ in MASKS]
     cumulative = [sum(weight for _, weight in MASKS[: i + 1]) for i in range(len(MASKS))]
@@ -387,43 +415,29 @@ def generate(pair: Pair, rng: Random, count: int) -> Iterator[Op]:
                 live.append(op[1])
 
 
-def special(pair: Pair, rng: Random, cpu: int, live: Sequence[int], slot: int, node: int | None) -> Op:
-    """One of the rarer operations."""
-    kind = rng.choice(("bulk", "bulk", "exact", "split", "split", "drain", "drain_all", "kswapd", "kswapd"))
-    gfp = rng.choice((0x8C0, 0x1008CA, 0xCC0, 0xA20, 0x8D0))
-    if kind == "bulk":
-        return ("bulk", slot, gfp, rng.choice((1, 2, 4, 16, 64, 200)), cpu, node)
-    if kind == "exact":
-        return ("exact", slot, gfp, rng.choice((1, 3, 5, 9, 33, 100, 300)), cpu)
-    if kind == "split" and live:
-        return ("split", rng.choice(live))
-    if kind == "kswapd":
-        return ("kswapd", rng.randrange(5), rng.random() < 0.2)
-    return ("drain" if kind == "drain" else "drain_all", cpu)
+Make = Callable[[Shape, int], Pair]
 
 
-def run_seed(
-    shape: Shape, seed: int, count: int, model: type[NaivePageAllocator] = NaivePageAllocator
-) -> Failure | None:
+def run_seed(shape: Shape, seed: int, count: int, make: Make = Pair) -> Failure | None:
     """`count` random operations; the first difference, cut short, or None."""
-    pair = Pair(shape, seed, model)
+    pair = make(shape, seed)
     done: list[Op] = []
     try:
-        for op in generate(pair, Random(f"ops {shape.name} {seed}"), count):
+        for op in pair.operations(Random(f"ops {shape.name} {seed}"), count):
             done.append(op)
             pair.apply(op)
-        for slot in list(pair.slots):
-            done.append(("f", slot, 0))
-            pair.apply(done[-1])
+        for op in pair.free_everything():
+            done.append(op)
+            pair.apply(op)
         pair.compare_state()
     except Difference as difference:
-        return shrink(Failure(shape, seed, done, str(difference)), model)
+        return shrink(Failure(shape, seed, done, str(difference), pair.kind), make)
     return None
 
 
-def replay(shape: Shape, seed: int, ops: Sequence[Op], model: type[NaivePageAllocator]) -> str | None:
+def replay(shape: Shape, seed: int, ops: Sequence[Op], make: Make = Pair) -> str | None:
     """Run a given list; why the two differ, or None."""
-    pair = Pair(shape, seed, model)
+    pair = make(shape, seed)
     try:
         for op in ops:
             pair.apply(op)
@@ -433,7 +447,7 @@ def replay(shape: Shape, seed: int, ops: Sequence[Op], model: type[NaivePageAllo
     return None
 
 
-def shrink(failure: Failure, model: type[NaivePageAllocator], tries: int = 400) -> Failure:
+def shrink(failure: Failure, make: Make, tries: int = 400) -> Failure:
     """Leave out operations, in ever smaller pieces, as long as some difference remains."""
     ops, reason = failure.ops, failure.reason
     piece = max(1, len(ops) // 2)
@@ -443,7 +457,7 @@ def shrink(failure: Failure, model: type[NaivePageAllocator], tries: int = 400) 
         while at < len(ops) and tries > 0:
             candidate = ops[:at] + ops[at + piece :]
             tries -= 1
-            found = replay(failure.shape, failure.seed, candidate, model)
+            found = replay(failure.shape, failure.seed, candidate, make)
             if found is None:
                 at += piece
             else:
@@ -451,20 +465,27 @@ def shrink(failure: Failure, model: type[NaivePageAllocator], tries: int = 400) 
         if piece == 1 and not shorter:
             break
         piece = max(1, piece // 2)
-    return Failure(failure.shape, failure.seed, ops, reason)
+    return replace(failure, ops=ops, reason=reason)
 
 
 def main() -> int:
     """Run one seed of one shape."""
-    parser = argparse.ArgumentParser(description="Random page operations, naive model against compiled core")
+    from .slub_driver import SlubPair
+
+    parser = argparse.ArgumentParser(description="Random operations, naive models against the compiled core")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--pages", action="store_const", const=Pair, dest="make", default=Pair)
+    what.add_argument("--slub", action="store_const", const=SlubPair, dest="make")
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--ops", type=int, default=40_000)
     arguments = parser.parse_args()
-    failure = run_seed(SHAPES[arguments.shape], arguments.seed, arguments.ops)
+    failure = run_seed(SHAPES[arguments.shape], arguments.seed, arguments.ops, arguments.make)
     print(failure or f"{arguments.shape}, seed {arguments.seed}: {arguments.ops} operations, no difference")
     return int(failure is not None)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from tests.model.driver import main as imported_main  # the module that slub_driver imports, not a second one
+
+    sys.exit(imported_main())

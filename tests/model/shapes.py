@@ -247,9 +247,50 @@ def dump_records(shape: Shape, seed: int) -> list[Record]:
     return records
 
 
-def dump_of(shape: Shape, seed: int) -> Dump:
+def dump_of(name: str, records: list[Record]) -> Dump:
     """The dump for the naive models."""
-    dump = Dump(f"{shape.name} {seed}")
-    for record in dump_records(shape, seed):
+    dump = Dump(name)
+    for record in records:
         dump.add(record)
     return dump
+
+
+def situation(
+    shape: Shape,
+    free: dict[tuple[str, int, int], list[int]],
+    types: dict[str, str],
+    *,
+    high: int = 0,
+    batch: int = 1,
+    marks: tuple[int, int, int] = (0, 0, 0),
+    boost_factor: int = 0,
+    lru: dict[str, list[tuple[int, int]]] | None = None,
+) -> list[Record]:
+    """The records of a machine whose free blocks are given: `free[zone, order, type]`, head first; `types[zone]`.
+
+    A `high` of 0 keeps nothing on the per-CPU lists: what is freed goes straight to the buddy lists.
+    """
+    records = dump_records(shape, 0)
+    records = [record for record in records if record["t"] not in ("free", "area")]
+    for record in records:
+        if record["t"] == "zone" and record["spanned"]:
+            lists = {key: pfns for key, pfns in free.items() if key[0] == record["name"]}
+            record["vm_stat"][0] = sum(len(pfns) << order for (_, order, _), pfns in lists.items())
+            record["wm_min"], record["wm_low"], record["wm_high"] = marks
+            record["lowmem_reserve"] = [0] * len(shape.names)
+            record["pageset_high"], record["pageset_batch"] = high, batch
+            record["stat_threshold"] = 0
+        elif record["t"] == "pcp":
+            record["high"], record["batch"] = high, batch
+        elif record["t"] == "zstat":
+            record["stat_threshold"] = 0
+        elif record["t"] == "pageblocks":
+            record["types"] = types[record["zone"]]
+        elif record["t"] == "lru":
+            record["ranges"] = (lru or {}).get(record["zone"], [])
+        elif record["t"] == "globals":
+            record["watermark_boost_factor"] = boost_factor
+            record["page_group_by_mobility_disabled"] = 0
+    for (zone, order, mt), pfns in free.items():
+        records.append({"t": "free", "node": 0, "zone": zone, "order": order, "mt": mt, "pfns": pfns})
+    return records

@@ -37,6 +37,7 @@ from cython.cimports.kmem.mm.page_alloc import (
     GFP_NOMEMALLOC_BIT,
     GFP_NOWARN_BIT,
     GFP_RECLAIMABLE_BIT,
+    GFP_THISNODE_BIT,
 )
 from cython.cimports.kmem.mm.slab import (
     IN_USE,
@@ -269,10 +270,13 @@ class Slub(Slabs):
         zone: cython.uchar
         slab: cython.uint
         highest: cython.uchar = self.allocator.gfp_zones[gfp & 15]
+        row: cython.int = self.allocator.node
         if not self.caches[cache].remote_ratio:
             return NO_SLAB
+        if gfp & GFP_THISNODE_BIT:
+            row += self.nr_nodes
         while True:
-            zone = self.allocator.zonelists[self.allocator.node, place]
+            zone = self.allocator.zonelists[row, place]
             if zone == 255:
                 return NO_SLAB
             place += 1
@@ -587,7 +591,7 @@ class Slub(Slabs):
         Objects of one slab are collected into one list as long as no more than
         three others stand between them, and freed together.
 
-        Source: mm/slub.c:kmem_cache_free_bulk, build_detached_freelist @6.1.192
+        Source: mm/slub.c:kmem_cache_free_bulk, build_detached_freelist, slab_free_freelist_hook @6.1.192
         """
         size: cython.Py_ssize_t = objects.shape[0]
         same: cython.Py_ssize_t
@@ -615,8 +619,10 @@ class Slub(Slabs):
                 size -= 1
                 if self.slab_of(objects[size]) == slab:
                     self.locate(objects[size], cython.address(index))
-                    self.links[self.pages[slab].slots + index] = head
-                    head = index
+                    # Collected head first, then turned round by slab_free_freelist_hook().
+                    self.links[self.pages[slab].slots + tail] = index
+                    self.links[self.pages[slab].slots + index] = NO_OBJECT
+                    tail = index
                     count += 1
                     same -= 1
                     if size != same:
