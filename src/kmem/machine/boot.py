@@ -297,7 +297,7 @@ def _reserve_memmap(memblock: MemBlock, system: SystemZones, image: KernelImage,
                 for _ in range(count):
                     memblock.alloc(section_bytes, align=section_bytes, node=node)
         return
-    frames = -(-memblock.end_pfn() >> (MAX_ORDER - 1)) << (MAX_ORDER - 1)
+    frames = -(-max(zone.end_pfn for zone in system.zones) >> (MAX_ORDER - 1)) << (MAX_ORDER - 1)
     memblock.alloc(-(-frames * image.size_of_page // PAGE_SIZE) * PAGE_SIZE, limit=low_end)
 
 
