@@ -174,3 +174,22 @@ def test_an_unknown_sysctl_and_a_value_the_kernel_refuses(tmp_path: Path) -> Non
 def test_a_folder_without_a_recording(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no zones.jsonl.gz"):
         verify_zones(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "gone"),
+    [("zone", None), ("node", None), ("zone", "wm_low"), ("zone", "managed"), ("node", "totalreserve")],
+)
+def test_a_record_or_an_answer_left_out_is_refused(tmp_path: Path, kind: str, gone: str | None) -> None:
+    found: list[int] = []
+
+    def change(number: int, record: Record) -> Record | None:
+        if number > 300 and not found and record.get("t") == kind:
+            found.append(number)
+            if gone is None:
+                return None
+            del record[gone]
+        return record
+
+    with pytest.raises(InputError, match="zones.jsonl.gz:\\d+: "):
+        verify_zones(rewritten(DATA / "i386-64M", tmp_path / "altered", change))

@@ -34,6 +34,7 @@ __all__ = ["verify_zones"]
 MAX_DIFFERENCES = 100
 
 _WATERMARKS = ("wm_min", "wm_low", "wm_high", "wm_promo")
+_ZONE_ANSWERS = (*_WATERMARKS, "lowmem_reserve", "pageset_high", "pageset_batch")
 _SYSCTLS = (
     "min_free_kbytes",
     "user_min_free_kbytes",
@@ -295,7 +296,27 @@ class _Checker:
                     None, f"sysctl vm.{name} after boot", {name: values}, {name: [got] if isinstance(got, int) else got}
                 )
 
+    def _check_complete(self, dump: _Dump) -> None:
+        """Refuse a dump that leaves out a node, a zone or one of the answers that this kind is about."""
+        shown = {(record.get("node"), record.get("idx")) for _, record in dump.zones}
+        missing = [zone for zone in self.system.zones if (zone.node, zone.index) not in shown]
+        if missing:
+            raise InputError(
+                f"dump {dump.name!r} shows no zone {missing[0].name} of node {missing[0].node}",
+                file=self.path,
+                line=dump.line,
+            )
+        if {record.get("node") for _, record in dump.nodes} != set(self.system.nodes):
+            raise InputError(f"dump {dump.name!r} does not show every node", file=self.path, line=dump.line)
+        required = ((dump.nodes, ("totalreserve", "zonelist")), (dump.zones, _ZONE_ANSWERS))
+        for records, keys in required:
+            for line, record in records:
+                for key in keys:
+                    if key not in record:
+                        raise InputError(f"{record['t']} record without {key!r}", file=self.path, line=line)
+
     def _check_dump(self, dump: _Dump) -> None:
+        self._check_complete(dump)
         for line, record in dump.nodes:
             self._compare(line, f"node {record.get('node')}", record, self._node_answers(record, line))
         for line, record in dump.zones:
