@@ -200,6 +200,23 @@ def test_more_partial_slabs_come_along() -> None:
     slub.validate()
 
 
+def test_without_cpu_partial_lists_slabs_go_to_the_node() -> None:
+    slub = machine()
+    slub.cpu_partial = False
+    cache = slub.kmem_cache_create(page_slabs(1024, cpu_partial_slabs=0, min_partial=2))
+    objects = take(slub, cache, 16)
+    slabs = [slub.where(address)[0] for address in objects[::4]]
+    for n in (0, 4, 8):
+        slub.kmem_cache_free(cache, objects[n])
+    assert [slab["pfn"] for slab in slub.dump(cache)["nodes"][0]["partial"]] == slabs[:3]
+    for n in (1, 2, 3):
+        slub.kmem_cache_free(cache, objects[n])
+    assert [slab["pfn"] for slab in slub.dump(cache)["nodes"][0]["partial"]] == slabs[1:3]
+    assert take(slub, cache, 1) == [objects[4]]
+    assert slub.dump(cache)["cpus"][0]["partial"] == []
+    slub.validate()
+
+
 def test_what_another_cpu_frees_stays_with_the_slab() -> None:
     slub = machine(cpus=2)
     cache = slub.kmem_cache_create(page_slabs(1024))

@@ -146,7 +146,7 @@ def test_a_success_where_the_kernel_failed_is_refused(full: list[dict], tmp_path
     altered[victim] = donor | {name: altered[victim][name] for name in ("i", "slot", "cid", "gfp")}
     result = verify_slab(write(tmp_path / "slab-01.jsonl.gz", altered), stop_at_first=True)
     assert result.differences[0].op == altered[victim]["i"]
-    assert result.differences[0].got == "None"
+    assert result.differences[0].got == "object None"
 
 
 def test_a_failure_where_the_kernel_succeeded_is_refused(mixed: list[dict], tmp_path: Path) -> None:

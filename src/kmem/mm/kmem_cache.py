@@ -43,6 +43,7 @@ class KmemCaches:
 
     def __init__(self, slub: Slub, config: SlabConfig) -> None:
         self.slub = slub
+        slub.cpu_partial = config.cpu_partial
         self.list = CacheList(config)
 
     def create_kmalloc_caches(self) -> KmallocCaches:

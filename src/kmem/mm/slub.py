@@ -80,6 +80,8 @@ class Slub(Slabs):
 
     Attributes
     ----------
+    cpu_partial : bool
+        Whether CPUs keep lists of partial slabs (SLUB_CPU_PARTIAL, the default).
     on_track : callable or None
         Called as ``on_track(freeing, gfp)`` where the kernel saves the stack
         of a SLAB_STORE_USER cache's user, which may take pages of its own.
@@ -91,6 +93,7 @@ class Slub(Slabs):
         self.kmalloc_caches = self.kmalloc_array
         indexes = [kmalloc_index(8 * n) for n in range(KMALLOC_MAX_CACHE_SIZE // 8 + 1)]
         self.kmalloc_indexes = np.array(indexes, np.uint8)
+        self.cpu_partial = True
         self.on_track = None
 
     # ------------------------------------------------------------------ allocation
@@ -253,7 +256,7 @@ class Slub(Slabs):
             else:
                 self.put_cpu_partial(cache, slab, False)
                 extra += 1
-            if extra > self.caches[cache].cpu_partial_slabs // 2:
+            if not self.cpu_partial or extra > self.caches[cache].cpu_partial_slabs // 2:
                 break
             slab = following
         return taken
@@ -470,13 +473,16 @@ class Slub(Slabs):
         page.inuse -= count
         if page.frozen:
             return 0
-        if prior == NO_OBJECT:
+        if prior == NO_OBJECT and self.cpu_partial:
             # On no list so far: it goes to this CPU, to be used again soon.
             page.frozen = 1
             return self.put_cpu_partial(cache, slab, True)
         if page.inuse == 0 and self.slab_node(cache, slab).nr_partial >= self.caches[cache].min_partial:
-            self.remove_partial(cache, slab)
+            if prior != NO_OBJECT:
+                self.remove_partial(cache, slab)
             return self.discard_slab(cache, slab)
+        if prior == NO_OBJECT:
+            return self.add_partial(cache, slab, True)
         return 0
 
     def free_to_partial_list(self, cache, slab, head, tail, count):

@@ -11,6 +11,7 @@ ZERO_SIZE_OBJECT: int
 
 class Slub(Slabs):
     kmalloc_array: npt.NDArray[np.uint16]
+    cpu_partial: bool
     on_track: Callable[[bool, int], object] | None
     def __init__(self, allocator: PageAllocator, seed: int = 0) -> None: ...
     def kmem_cache_alloc(self, cache: int, gfp: int, node: int = -1) -> int | None: ...

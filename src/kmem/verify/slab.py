@@ -200,8 +200,8 @@ class _Checker:
                 Difference(
                     record.get("i"),
                     ", ".join(wrong),
-                    ", ".join(str(wanted[name]) for name in wrong),
-                    ", ".join(str(got.get(name)) for name in wrong),
+                    ", ".join(f"{name} {wanted[name]}" for name in wrong),
+                    ", ".join(f"{name} {got.get(name)}" for name in wrong),
                     self.describe(caches, record),
                 )
             ]
