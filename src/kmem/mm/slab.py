@@ -666,7 +666,6 @@ class Slabs:
         return 0
 
     @cython.overflowcheck(False)
-    @cython.overflowcheck(False)
     def random_below(self, limit):
         """Draw a number below `limit`: splitmix64, then the multiplication that the kernel uses too."""
         # Named, because a literal above 2**63 would be a Python number; products wrap on purpose.
