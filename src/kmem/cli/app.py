@@ -24,6 +24,7 @@ __all__ = ["COMMANDS", "Command", "cli", "run"]
 
 #: Commands: the module that holds each, and what it does in half a line.
 COMMANDS = {
+    "replay": ("kmem.cli.replay", "Drive a modelled machine with a recorded trace."),
     "verify": ("kmem.cli.verify", "Compare the model with recordings of a real kernel."),
     "gfp": ("kmem.cli.gfp", "Decode and encode GFP, slab and page flags."),
     "completion": ("kmem.cli.completion", "Print the completion script of a shell."),

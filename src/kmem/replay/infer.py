@@ -16,7 +16,7 @@ from kmem.errors import InputError
 from kmem.machine.description import MachineDescription
 from kmem.trace.events import Event, EventBatch, EventFlag
 
-__all__ = ["PAGE_OFFSETS", "Survey", "infer_description", "survey"]
+__all__ = ["PAGE_OFFSETS", "Survey", "architecture", "infer_description", "survey"]
 
 #: Where the direct map begins without KASLR, by architecture.
 PAGE_OFFSETS = {"x86_64": 0xFFFF888000000000, "i386": 0xC0000000}
@@ -81,7 +81,9 @@ class Survey:
             self.max_ptr = max(self.max_ptr, high)
             self._pointers += len(pointers)
             self._aligned += int(np.count_nonzero((pointers & np.uint64(7)) == 0))
-            allocations = objects & (batch.event >= Event.KMEM_CACHE_ALLOC) & (batch.event <= Event.KMEM_CACHE_ALLOC_NODE)
+            allocations = (
+                objects & (batch.event >= Event.KMEM_CACHE_ALLOC) & (batch.event <= Event.KMEM_CACHE_ALLOC_NODE)
+            )
             self.named_allocations |= bool((batch.cache[allocations] != 0).any())
 
     @property
@@ -120,7 +122,12 @@ def survey(batches: Iterable[EventBatch]) -> Survey:
 
 
 def infer_description(
-    found: Survey, *, pointer_digits: int = 0, nr_cpus: int = 0
+    found: Survey,
+    *,
+    pointer_digits: int = 0,
+    nr_cpus: int = 0,
+    ram: int | str | None = None,
+    cpus: int | None = None,
 ) -> tuple[MachineDescription, list[str]]:
     """Describe the machine behind a trace.
 
@@ -131,6 +138,8 @@ def infer_description(
         16 or 8 if the kernel printed the pointers, 0 if that is not known.
     nr_cpus : int
         CPUs by the trace's own header, 0 if it does not say.
+    ram, cpus : int or str, optional
+        What is known of the machine and shall not be inferred.
 
     Returns
     -------
@@ -143,7 +152,7 @@ def infer_description(
     InputError
         If the trace's frames lie beyond any machine.
     """
-    arch, why = _architecture(found, pointer_digits)
+    arch, why = architecture(found, pointer_digits)
     assumed = [f"architecture {arch}: {why}"]
     top = found.max_pfn
     if not found.hashed and found.max_ptr and not found.kaslr:
@@ -151,22 +160,27 @@ def infer_description(
         lowmem_end = 0xF8000000 if arch == "i386" else 1 << 64
         if offset <= found.max_ptr < lowmem_end:
             top = max(top, (found.max_ptr - offset) >> _PAGE_SHIFT)
-    cpus = max(found.nr_cpus, nr_cpus)
-    assumed.append(f"{cpus} CPU{'s' if cpus > 1 else ''}: {'the trace says so' if nr_cpus else 'highest CPU number'}")
-    if top < 0:
-        size = 4 << 30 if arch == "x86_64" else 1 << 30
-        assumed.append(f"memory {size >> 30} GiB: no frame numbers in the trace")
+    if cpus is None:
+        cpus = max(found.nr_cpus, nr_cpus)
+        source = "the trace says so" if nr_cpus else "highest CPU number"
+        assumed.append(f"{cpus} CPU{'s' if cpus > 1 else ''}: {source}")
+    if ram is not None:
+        pass
+    elif top < 0:
+        ram = 4 << 30 if arch == "x86_64" else 1 << 30
+        assumed.append(f"memory {ram >> 30} GiB: no frame numbers in the trace")
     else:
-        size = _ram_for(top, arch)
-        assumed.append(f"memory {size // _MIB} MiB: highest page frame {top:#x}")
+        ram = _ram_for(top, arch)
+        assumed.append(f"memory {ram // _MIB} MiB: highest page frame {top:#x}")
     if found.hashed:
         assumed.append("pointers are hashed: pages of slabs are told by their GFP flags and the order of events")
     if found.kaslr:
         assumed.append("addresses are randomised (KASLR): pages of slabs are told by flags and the order of events")
-    return MachineDescription.preset(arch, ram=size, cpus=cpus), assumed
+    return MachineDescription.preset(arch, ram=ram, cpus=cpus), assumed
 
 
-def _architecture(found: Survey, pointer_digits: int) -> tuple[str, str]:
+def architecture(found: Survey, pointer_digits: int = 0) -> tuple[str, str]:
+    """Return the architecture that a trace was recorded on, and how that can be told."""
     if found.max_ptr >> 32:
         return "x86_64", "64-bit object addresses"
     if pointer_digits == 16:

@@ -9,7 +9,13 @@ migrate-type fallbacks, and samples of free memory over time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import itertools
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -21,7 +27,7 @@ from kmem.machine.machine import Machine
 from kmem.machine.slabinfo import SlabinfoRow
 from kmem.mm.slab_common import CacheGeometry, geometry_from_sizes
 from kmem.replay.engine import UNNAMED, ReplayEngine
-from kmem.replay.infer import PAGE_OFFSETS, Survey, infer_description, survey
+from kmem.replay.infer import PAGE_OFFSETS, Survey, architecture, infer_description, survey
 from kmem.trace.events import EventBatch
 from kmem.trace.reader import TraceReader, TraceStats, open_trace
 
@@ -107,16 +113,21 @@ class Replay:
         The machine in its final state.
     engine : ReplayEngine
         Counters by call site, cache and page order.
-    survey : Survey or None
-        What the look through the trace found, where the machine was inferred.
+    survey : Survey
+        What the look through the trace found: through all of it where the
+        machine was inferred, else through its beginning.
     assumed : list of str
         What was inferred or assumed, a sentence each.
+    notes : list of str
+        Where trace and machine do not go together, a sentence each.
     stats : TraceStats
         What the reader saw.
     samples : list of Sample
         At most 512, first and last event included.
     failures : list of Failure
         The first 1000.
+    failure_counts : Counter of (zone, order, reason)
+        All of them.
     fallbacks : ndarray
         ``mm_page_alloc_extfrag`` records of the model, the first 65,536; see
         :data:`kmem.mm.tracepoint.TRACE_DTYPE`.
@@ -126,12 +137,15 @@ class Replay:
 
     machine: Machine
     reader: TraceReader
-    survey: Survey | None
+    survey: Survey
     assumed: list[str]
+    notes: list[str] = field(default_factory=list)
     engine: ReplayEngine = field(init=False)
     stats: TraceStats = field(init=False)
     samples: list[Sample] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    failure_counts: Counter[tuple[str, int, str]] = field(default_factory=Counter)
+    extfrag_before: int = 0
     fallbacks: npt.NDArray[Any] = field(init=False)
     slabinfo: Mapping[str, SlabinfoRow] = field(default_factory=dict)
     first_ns: int = 0
@@ -146,6 +160,7 @@ class Replay:
         machine = self.machine
         machine.trace.enable("mm_page_alloc_extfrag")
         taken = [machine.trace.drain()[:0]]
+        self.extfrag_before = machine.page_alloc.nr_extfrag
         self.engine = ReplayEngine(machine.page_alloc, machine.slub, self, page_offset)
         for index, geometry in machine.slub.geometries.items():
             self._by_name[geometry.name] = index
@@ -188,7 +203,8 @@ class Replay:
                 if zones["nr_free"][zone, order]:
                     blocks[zone, order] = memmap.free_list_lengths(int(zone), order)
         pcp = memmap.pagesets_array["count"].reshape(memmap.nr_zones, memmap.nr_cpus).sum(axis=1, dtype=np.int64)
-        sample = Sample(self.engine.time_ns, self.engine.nr_events, blocks, pcp, self._slab_pages())
+        time_ns = self.engine.time_ns if self.engine.nr_events else self.first_ns
+        sample = Sample(time_ns, self.engine.nr_events, blocks, pcp, self._slab_pages())
         if self.samples and self.samples[-1].events == sample.events:
             self.samples[-1] = sample
             return
@@ -257,12 +273,8 @@ class Replay:
             geometry = geometry_from_sizes(name, largest, largest, config)
         return self.machine.caches.add(geometry)
 
-    def failure(
-        self, engine: ReplayEngine, kind: int, order: int, size: int, gfp: int, site: int, cache: int
-    ) -> None:
+    def failure(self, engine: ReplayEngine, kind: int, order: int, size: int, gfp: int, site: int, cache: int) -> None:
         """Take note of a refused request."""
-        if len(self.failures) >= MAX_FAILURES:
-            return
         slub = self.machine.slub
         event = "mm_page_alloc" if kind == _MM_PAGE_ALLOC else "kmalloc" if kind <= 2 else "kmem_cache_alloc"
         name = ""
@@ -272,6 +284,9 @@ class Replay:
         elif event == "kmalloc":
             order = max(0, (max(size, 1) - 1).bit_length() - 12) if size > 8192 else 0
         zone, reason = self.machine.page_alloc.refusal(gfp, order)
+        self.failure_counts[zone, order, reason] += 1
+        if len(self.failures) >= MAX_FAILURES:
+            return
         self.failures.append(
             Failure(
                 time_ns=engine.time_ns,
@@ -292,6 +307,8 @@ def replay(
     path: str,
     machine: Machine | None = None,
     *,
+    ram: int | str | None = None,
+    cpus: int | None = None,
     knobs: Mapping[str, int | tuple[int, ...]] | None = None,
     slabinfo: Mapping[str, SlabinfoRow] | None = None,
     seed: int = 0,
@@ -304,9 +321,12 @@ def replay(
     ----------
     path : str
         Trace text, packed or plain; see :func:`kmem.trace.reader.open_trace`.
+        ``-`` is standard input, which is kept in a temporary file meanwhile.
     machine : Machine, optional
         The machine to drive. Without one, the trace is looked through first
         and a machine booted that fits it.
+    ram, cpus : int or str, optional
+        Memory and CPUs of an inferred machine, instead of those inferred.
     knobs : mapping, optional
         Sysctls to write on an inferred machine.
     slabinfo : mapping, optional
@@ -315,7 +335,8 @@ def replay(
     seed : int
         Seed of an inferred machine.
     progress : callable, optional
-        Called now and then as ``progress(bytes_read, bytes_in_all or None)``.
+        Called now and then as ``progress(bytes_read, bytes_in_all or None)``;
+        where the trace is looked through first, both times count.
     **options
         For :func:`~kmem.trace.reader.open_trace`.
 
@@ -330,26 +351,60 @@ def replay(
     ConfigError
         If no machine can be booted.
     """
-    found: Survey | None = None
-    assumed: list[str] = []
-    if machine is None:
-        if path == "-":
-            raise UsageError(
-                "a machine cannot be inferred from standard input, which can be read only once",
-                remedy="give --machine, or a file",
-            )
+    with _readable_twice(path) as (path, name):
+        if name:
+            options["name"] = name
+        whole = machine is None
+        assumed: list[str] = []
+        notes: list[str] = []
         with open_trace(path, **options) as reader:
-            found = survey(reader)
-            description, assumed = infer_description(
-                found, pointer_digits=reader.pointer_digits, nr_cpus=reader.nr_cpus
+            found = survey(_followed(reader, progress) if whole else itertools.islice(reader, 1))
+            digits, nr_cpus = reader.pointer_digits, reader.nr_cpus
+        if machine is None:
+            description, assumed = infer_description(found, pointer_digits=digits, nr_cpus=nr_cpus, ram=ram, cpus=cpus)
+            if knobs:
+                description = description.with_knobs(knobs)
+            machine = Machine.boot(description, seed=seed)
+        elif ram is not None or cpus is not None or knobs:
+            raise UsageError("ram, cpus and knobs are for an inferred machine", remedy="boot the machine with them")
+        arch, why = architecture(found, digits)
+        if arch != machine.arch:
+            notes.append(f"the trace was recorded on {arch} ({why}), the machine is {machine.arch}")
+        seen = max(found.nr_cpus, nr_cpus)
+        if seen > machine.description.cpus:
+            notes.append(f"the trace has {seen} CPUs, the machine {machine.description.cpus}: they share")
+        with open_trace(path, **options) as reader:
+            run = Replay(machine, reader, found, assumed, notes=notes, slabinfo=slabinfo or {})
+            run.run(
+                page_offset=0 if found.hashed or found.kaslr else PAGE_OFFSETS[arch],
+                progress=_second_half(progress) if whole and progress is not None else progress,
             )
-        if knobs:
-            description = description.with_knobs(knobs)
-        machine = Machine.boot(description, seed=seed)
-    page_offset = PAGE_OFFSETS[machine.arch]
-    if found is not None and (found.hashed or found.kaslr):
-        page_offset = 0
-    with open_trace(path, **options) as reader:
-        run = Replay(machine, reader, found, assumed, slabinfo=slabinfo or {})
-        run.run(page_offset=page_offset, progress=progress)
     return run
+
+
+@contextlib.contextmanager
+def _readable_twice(path: str) -> Iterator[tuple[str, str]]:
+    """A file with the trace, and what messages shall call it if that is not its own name."""
+    if path != "-":
+        yield path, ""
+        return
+    with tempfile.NamedTemporaryFile(prefix="kmem-", suffix=".trace") as copy:
+        shutil.copyfileobj(sys.stdin.buffer, copy)
+        copy.flush()
+        yield copy.name, "standard input"
+
+
+def _followed(reader: TraceReader, progress: Progress | None) -> Iterator[EventBatch]:
+    """The batches of a reader, the progress of the first of two passes being told."""
+    for batch in reader:
+        if progress is not None:
+            done, whole = reader.progress
+            progress(done, 2 * whole if whole is not None else None)
+        yield batch
+
+
+def _second_half(progress: Progress) -> Progress:
+    def told(done: int, whole: int | None) -> None:
+        progress(done if whole is None else whole + done, None if whole is None else 2 * whole)
+
+    return told

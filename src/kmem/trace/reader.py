@@ -249,6 +249,7 @@ def open_trace(
     profile: Profile = REFERENCE,
     batch_events: int = BATCH_EVENTS,
     chunk_bytes: int = CHUNK_BYTES,
+    name: str = "",
 ) -> TraceReader:
     """Open a trace text: ftrace, ``trace-cmd report`` or ``perf script``.
 
@@ -263,6 +264,8 @@ def open_trace(
         Events per batch, at least 1.
     chunk_bytes : int
         Bytes read at a time.  The result does not depend on it.
+    name : str, optional
+        What messages call the file, if not by its path.
 
     Returns
     -------
@@ -276,7 +279,7 @@ def open_trace(
     """
     if batch_events < 1 or chunk_bytes < 1:
         raise UsageError("batch_events and chunk_bytes are at least 1")
-    source = ByteSource(path, chunk_bytes)
+    source = ByteSource(path, chunk_bytes, name)
     try:
         return TraceReader(source, profile, batch_events)
     except BaseException:

@@ -53,6 +53,8 @@ class ByteSource:
         File to read; ``-`` is standard input.
     chunk_bytes : int
         Size of the chunks of a plain file.
+    name : str, optional
+        What messages call the file, if not by its path.
 
     Attributes
     ----------
@@ -74,8 +76,8 @@ class ByteSource:
         not a trace text.
     """
 
-    def __init__(self, path: str | os.PathLike[str], chunk_bytes: int = CHUNK_BYTES) -> None:
-        self.name = "standard input" if os.fspath(path) == "-" else os.fspath(path)
+    def __init__(self, path: str | os.PathLike[str], chunk_bytes: int = CHUNK_BYTES, name: str = "") -> None:
+        self.name = name or ("standard input" if os.fspath(path) == "-" else os.fspath(path))
         self.chunk_bytes = chunk_bytes
         self.consumed_bytes = 0
         self.note = ""
