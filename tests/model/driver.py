@@ -259,6 +259,17 @@ class Pair:
         self.slots[slot] = [(page, 0) for page in range(pfn, pfn + (1 << order))] + rest
         return True
 
+    def op_thin(self, slot: int, cpu: int) -> bool:
+        """Free every second block of the slot: what is left keeps the free pages apart."""
+        if len(self.slots.get(slot, ())) < 2:
+            return False
+        self.on(cpu)
+        for pfn, order in self.slots[slot][1::2]:
+            self.naive.free_pages(pfn, order, cpu)
+            self.compiled.free_pages(pfn, order)
+        self.slots[slot] = self.slots[slot][::2]
+        return True
+
     def op_drain(self, cpu: int) -> bool:
         """drain_local_pages."""
         self.on(cpu)
@@ -358,7 +369,7 @@ class Pair:
 
 def special(pair: Pair, rng: Random, cpu: int, live: Sequence[int], slot: int, node: int | None) -> Op:
     """One of the rarer operations."""
-    kind = rng.choice(("bulk", "bulk", "exact", "split", "split", "drain", "drain_all", "kswapd", "kswapd"))
+    kind = rng.choice(("bulk", "bulk", "exact", "split", "split", "thin", "drain", "drain_all", "kswapd", "kswapd"))
     gfp = rng.choice((0x8C0, 0x1008CA, 0xCC0, 0xA20, 0x8D0))
     if kind == "bulk":
         return ("bulk", slot, gfp, rng.choice((1, 2, 4, 16, 64, 200)), cpu, node)
@@ -366,6 +377,8 @@ def special(pair: Pair, rng: Random, cpu: int, live: Sequence[int], slot: int, n
         return ("exact", slot, gfp, rng.choice((1, 3, 5, 9, 33, 100, 300)), cpu)
     if kind == "split" and live:
         return ("split", rng.choice(live))
+    if kind == "thin" and live:
+        return ("thin", rng.choice(live), cpu)
     if kind == "kswapd":
         return ("kswapd", rng.randrange(5), rng.random() < 0.2)
     return ("drain" if kind == "drain" else "drain_all", cpu)
@@ -383,9 +396,14 @@ def page_operations(pair: Pair, rng: Random, count: int) -> Iterator[Op]:
         phase = rng.choice(
             ("mixed", "mixed", "fill", "exhaust", "empty", "small", "large", "atomic", "sawtooth", "one")
         )
-        share = {"mixed": 0.5, "fill": 0.65, "exhaust": 0.97, "empty": 0.05, "small": 0.52, "large": 0.6}.get(
-            phase, 0.55
-        )
+        share = {
+            "mixed": 0.5,
+            "fill": 0.65,
+            "exhaust": 0.97,
+            "empty": rng.choice((0.0, 0.05, 0.2)),
+            "small": 0.52,
+            "large": 0.6,
+        }.get(phase, 0.55)
         weights = {"small": (40, 4, 1), "large": (1, 1, 1, 3, 4, 6, 6, 6, 4, 6, 5), "one": (1,)}.get(phase, ORDERS)
         orders = list(range(len(weights)))
         one_mask = rng.choices(masks, cum_weights=cumulative)[0] if phase == "one" else 0
@@ -418,8 +436,8 @@ def page_operations(pair: Pair, rng: Random, count: int) -> Iterator[Op]:
 Make = Callable[[Shape, int], Pair]
 
 
-def run_seed(shape: Shape, seed: int, count: int, make: Make = Pair) -> Failure | None:
-    """`count` random operations; the first difference, cut short, or None."""
+def run_seed(shape: Shape, seed: int, count: int, make: Make = Pair, tries: int = 400) -> Failure | None:
+    """`count` random operations; the first difference, cut short in at most `tries` runs, or None."""
     pair = make(shape, seed)
     done: list[Op] = []
     try:
@@ -431,7 +449,7 @@ def run_seed(shape: Shape, seed: int, count: int, make: Make = Pair) -> Failure 
             pair.apply(op)
         pair.compare_state()
     except Difference as difference:
-        return shrink(Failure(shape, seed, done, str(difference), pair.kind), make)
+        return shrink(Failure(shape, seed, done, str(difference), pair.kind), make, tries)
     return None
 
 
@@ -447,7 +465,7 @@ def replay(shape: Shape, seed: int, ops: Sequence[Op], make: Make = Pair) -> str
     return None
 
 
-def shrink(failure: Failure, make: Make, tries: int = 400) -> Failure:
+def shrink(failure: Failure, make: Make, tries: int) -> Failure:
     """Leave out operations, in ever smaller pieces, as long as some difference remains."""
     ops, reason = failure.ops, failure.reason
     piece = max(1, len(ops) // 2)

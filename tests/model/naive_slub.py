@@ -331,18 +331,18 @@ class NaiveSlub:
                         del cache_node.partial[slab.pfn]
                         self.add_full(cache, cache_node, slab)
                     return slab.pfn, number
-        slab = self.allocate_slab(cache, gfp, cpu, node)
-        if slab is None:
+        fresh = self.allocate_slab(cache, gfp, cpu, node)
+        if fresh is None:
             return None
-        number = slab.freelist.pop()
-        slab.inuse = 1
-        cache_node = cache.nodes[slab.node]
-        if slab.inuse == slab.objects:
-            self.add_full(cache, cache_node, slab)
+        number = fresh.freelist.pop()
+        fresh.inuse = 1
+        cache_node = cache.nodes[fresh.node]
+        if fresh.inuse == fresh.objects:
+            self.add_full(cache, cache_node, fresh)
         else:
-            cache_node.add_partial(slab, tail=False)
+            cache_node.add_partial(fresh, tail=False)
         cache_node.nr_slabs += 1
-        return slab.pfn, number
+        return fresh.pfn, number
 
     def kmem_cache_free(self, pfn: int, number: int, cpu: int = 0) -> None:
         self.slab_free(self.slabs[pfn], [number], cpu)

@@ -78,7 +78,7 @@ class Runner:
             yield from differences(self.pages, dump)
         for record in dump.other:
             if record["t"] in ("cache", "mycache"):
-                cache = self.caches[record.get("cid", record["name"])]
+                cache = self.caches[record["cid"] if "cid" in record else record["name"]]
                 yield from cache_differences(self.slub, cache, record, dump.name)
 
     def operation(self, record: Record) -> bool:

@@ -142,7 +142,7 @@ def zone_records(rng: Random, shape: Shape, zone: tuple[int, str, int, int], use
     step = max(1, low // 4)
     reserve = [0 if shape.names.index(name) >= idx else managed // rng.randrange(20, 80) for idx in range(5)]
     batch = rng.choice((1, 2, 7, 15, 31))
-    high = batch * rng.choice((1, 2, 4, 9)) + rng.randrange(batch + 1)
+    high = batch * rng.choice((1, 2, 4, 9, 40)) + rng.randrange(batch + 1)
     threshold = rng.choice((1, 2, 6, 12, 30))
     at = {"node": node, "zone": name}
     yield {

@@ -43,6 +43,8 @@ KINDS: tuple[tuple[int, int, int, int], ...] = (
     (512, 1, SLAB_CONSISTENCY_CHECKS, 0),
     (1280, 3, SLAB_POISON | SLAB_STORE_USER, 0),
 )
+ALL = range(len(KINDS))
+LARGE = [number for number, kind in enumerate(KINDS) if kind[0] >= 700]  # few objects in a slab: many slabs
 MASKS = (0xCC0, 0x8C0, 0x8C0, 0xA20, 0xA20, 0x800, 0x208C0, 0x10CC0, 0x2008C0, 0x80A20, 0x4CC0)
 KMALLOC_MASKS = (0xCC0, 0x8C0, 0xA20, 0x8C1, 0x8D0, 0x4008C0, 0x4008D1, 0x208C0)
 KMALLOC_SIZES = {1: 96, 2: 192} | {index: 1 << index for index in range(3, 14)}
@@ -286,8 +288,26 @@ class SlubPair(Pair):
         nodes: list[int | None] = [None, *range(self.shape.nr_nodes)] if self.shape.nr_nodes > 1 else [None]
         while count > 0:
             phase = rng.choice(("mixed", "fill", "empty", "one", "kmalloc", "starve", "sawtooth"))
-            share = {"fill": 0.7, "empty": 0.1, "starve": 0.6}.get(phase, 0.5)
-            caches = [rng.randrange(len(KINDS)) for _ in range(1 if phase == "one" else 4)]
+            share = {"fill": 0.8, "empty": 0.1, "starve": 0.85}.get(phase, 0.5)
+            caches = [rng.choice(LARGE if phase == "starve" else ALL) for _ in range(1 if phase == "one" else 4)]
+            if phase == "starve":
+                order = 10
+                while order >= 0 and count > 0:  # all that ordinary requests may have
+                    count -= 1
+                    slot += 1
+                    yield ("a", slot, rng.choice((0x8C0, 0x1008CA)), order, rng.randrange(self.shape.nr_cpus), None)
+                    if slot in self.slots:
+                        pages.append(slot)
+                    else:
+                        order -= 1
+                for page in rng.sample(pages, min(len(pages), rng.choice((0, 2, 6)))):
+                    count -= 2
+                    yield ("split", page)
+                    yield ("thin", page, rng.randrange(self.shape.nr_cpus))
+            elif phase == "empty":
+                while pages and count > 0:
+                    count -= 1
+                    yield ("f", pages.pop(rng.randrange(len(pages))), rng.randrange(self.shape.nr_cpus))
             for step in range(min(count, rng.choice((100, 400, 1200)))):
                 count -= 1
                 slot += 1
@@ -317,8 +337,8 @@ class SlubPair(Pair):
         start = rng.randrange(1 << 16)
         if draw < 0.02:
             return self.rare_operation(rng, caches, cpu, slot, live, start)
-        if draw < (0.25 if phase == "starve" else 0.05):
-            if pages and rng.random() < (0.3 if phase == "starve" else 0.7):
+        if draw < 0.05:
+            if pages and rng.random() < (0.4 if phase == "starve" else 0.7):
                 return ("f", pages.pop(rng.randrange(len(pages))), cpu)
             return ("a", slot, rng.choice((0x8C0, 0x1008CA, 0x8D0)), rng.choice((0, 0, 1, 3, 6)), cpu, None)
         if rng.random() < share or not live:

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
+from hypothesis.stateful import Bundle, MultipleResults, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
 from .driver import MASKS, Difference, Failure, Pair, replay, run_seed
-from .naive_page_alloc import NaivePageAllocator
+from .naive_page_alloc import AllocContext, NaivePageAllocator
 from .naive_zone import (
     ALLOC_NON_BLOCK,
     CMA,
@@ -137,6 +137,62 @@ def test_shrinking_leaves_only_what_matters() -> None:
     for left_out in range(len(found.ops)):
         rest = found.ops[:left_out] + found.ops[left_out + 1 :]
         assert replay(shape, 1, rest, make) is None, f"{found.ops[left_out]} is not needed"
+
+
+def test_random_operations_reach_the_rare_paths() -> None:
+    """Stealing, reserving, boosting, giving up and the rest do happen in what the generator makes."""
+    seen: set[str] = set()
+
+    class Watched(NaivePageAllocator):
+        def steal_suitable_fallback(
+            self, zone: Zone, pfn: int, alloc_flags: int, start_mt: int, whole_block: bool
+        ) -> None:
+            before = self.get_pageblock_migratetype(zone, pfn)
+            super().steal_suitable_fallback(zone, pfn, alloc_flags, start_mt, whole_block)
+            claimed = before != start_mt and self.get_pageblock_migratetype(zone, pfn) == start_mt
+            seen.add("block claimed" if claimed else "block not claimed")
+            if zone.boost:
+                seen.add("watermark boosted")
+
+        def reserve_highatomic_pageblock(self, zone: Zone, pfn: int) -> None:
+            super().reserve_highatomic_pageblock(zone, pfn)
+            seen.add("reserve asked")
+
+        def unreserve_highatomic_pageblock(self, ac: AllocContext, *, force: bool) -> bool:
+            found = super().unreserve_highatomic_pageblock(ac, force=force)
+            if found:
+                seen.add("reserve given back")
+            return found
+
+        def nr_pcp_free(self, pcp: PcpSet, high: int, free_high: bool) -> int:
+            if free_high:
+                seen.add("whole per-CPU set freed")
+            count = super().nr_pcp_free(pcp, high, free_high)
+            if pcp.free_factor == 5:
+                seen.add("free_factor at its limit")
+            return count
+
+        def alloc_pages(self, gfp: int, order: int, cpu: int = 0, node: int | None = None) -> int | None:
+            pfn = super().alloc_pages(gfp, order, cpu, node)
+            if pfn is None:
+                seen.add("failed")
+            elif pfn in self.pfmemalloc:
+                seen.add("from the reserves")
+            return pfn
+
+    for name, seed in (("tiny2", 0), ("tiny2", 1), ("tiny2", 2), ("tiny2", 3), ("i386-10", 0)):
+        assert run_seed(SHAPES[name], seed, 10_000, partial(Pair, model=Watched, validate=False)) is None
+    assert seen == {
+        "block claimed",
+        "block not claimed",
+        "watermark boosted",
+        "reserve asked",
+        "reserve given back",
+        "whole per-CPU set freed",
+        "free_factor at its limit",
+        "failed",
+        "from the reserves",
+    }
 
 
 # ---- chosen situations
@@ -428,7 +484,7 @@ class PageAllocatorMachine(RuleBasedStateMachine):
         order=st.integers(0, 5),
         cpu=st.integers(0, 1),
     )
-    def alloc(self, gfp: int, order: int, cpu: int) -> object:
+    def alloc(self, gfp: int, order: int, cpu: int) -> int | MultipleResults[int]:
         slot = self.next_slot
         self.next_slot += 1
         self.pair.apply(("a", slot, gfp, order, cpu, None))
@@ -439,7 +495,7 @@ class PageAllocatorMachine(RuleBasedStateMachine):
         self.pair.apply(("f", slot, cpu))
 
     @rule(target=blocks, count=st.integers(1, 20), cpu=st.integers(0, 1))
-    def bulk(self, count: int, cpu: int) -> object:
+    def bulk(self, count: int, cpu: int) -> int | MultipleResults[int]:
         slot = self.next_slot
         self.next_slot += 1
         self.pair.apply(("bulk", slot, GFP_KERNEL_NOSLEEP, count, cpu, None))
