@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 __all__ = ["on_terminal", "print_json", "print_table"]
+
+
+_NUMBER = re.compile(r"-?[\d,]+(\.\d+)?( ?%)?|-")
 
 
 def on_terminal() -> bool:
@@ -35,13 +39,13 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, tit
     columns : sequence of str
         Headings.
     rows : sequence of sequences
-        Cells; integers and floats stand to the right, integers with thousands
+        Cells; columns of numbers stand to the right, integers get thousands
         separators.
     title : str, optional
         A line above the table.
     """
     cells = [[_cell(value) for value in row] for row in rows]
-    right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(columns))]
+    right = [bool(rows) and all(_NUMBER.fullmatch(row[i]) for row in cells) for i in range(len(columns))]
     if on_terminal():
         _rich_table(columns, cells, right, title)
         return
