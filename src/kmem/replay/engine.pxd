@@ -6,30 +6,32 @@ from kmem.mm.page cimport Page
 from kmem.mm.page_alloc cimport PageAllocator
 from kmem.mm.slub cimport Slub
 
+cdef extern from *:               # a hint of the compiler: has no effect but on time
+    void prefetch "__builtin_prefetch" (const void *address) noexcept nogil
+
 cdef enum:                        # Entry.kind
     EMPTY = 0
     OBJECT = 1                    # from a cache or kmalloc
     PAGES = 2                     # from the page allocator
     SLAB_PAGES = 3                # pages that a slab or a large kmalloc of the trace lives in
+    GONE = 4                      # not live any more
 
-cdef struct Entry:                # what is live in the trace
+cdef struct Entry:                # what is live in the trace: half a cache line
     uint64_t key                  # its pointer or frame number there
-    uint64_t target               # its address or frame number in the model
-    int64_t time_ns
+    uint64_t target               # its address or frame number in the model; the CPU in the top 16 bits
     uint32_t bytes_req
     uint32_t bytes_alloc
     uint32_t site
-    uint16_t cache
+    uint16_t cache                # of pages: their migrate type
     uint8_t kind
     uint8_t order
-    uint16_t cpu
-    uint16_t spare
 
+@cython.final
 cdef class LiveTable:
     cdef readonly object array
     cdef Entry[::1] entries
     cdef readonly uint64_t count
-    cdef uint64_t mask
+    cdef uint64_t mask, used      # used: slots with a key, live or gone
     cdef Entry *find(self, uint64_t key) except? NULL
     cdef Entry *insert(self, uint64_t key) except NULL
     cdef int remove(self, Entry *entry) except -1
@@ -91,6 +93,9 @@ cdef class ReplayEngine:
     cdef readonly uint64_t nr_unknown_frees, nr_unknown_page_frees, nr_double_allocations, nr_slab_pages
     cdef readonly int64_t time_ns
 
+    cdef Entry *slot_of(self, uint32_t event, uint64_t key) except NULL
+    cdef int fetch_page(self, uint32_t event, uint64_t key) except -1
+    cdef int fetch_link(self, uint64_t key) except -1
     cdef int allocate(self, uint32_t kind, uint64_t key, uint64_t bytes_req, uint64_t bytes_alloc, uint32_t gfp, uint32_t site, uint32_t name, int node, bint failed) except -1
     cdef int release(self, uint64_t key, uint32_t name) except -1
     cdef int free_entry(self, Entry *entry) except -1

@@ -28,7 +28,7 @@ Both are counted.
 
 import cython
 import numpy as np
-from cython.cimports.kmem.mm.page import MAX_ORDER, NO_OBJECT, PGF_HEAD
+from cython.cimports.kmem.mm.page import MAX_ORDER, PG_TAIL, PGF_HEAD, Page
 from cython.cimports.kmem.mm.page_alloc import PageAllocator
 from cython.cimports.kmem.mm.slub import Slub
 from cython.cimports.kmem.trace.scan_text import (
@@ -37,7 +37,6 @@ from cython.cimports.kmem.trace.scan_text import (
     EV_KFREE,
     EV_KMALLOC,
     EV_KMALLOC_NODE,
-    EV_KMEM_CACHE_ALLOC,
     EV_KMEM_CACHE_ALLOC_NODE,
     EV_KMEM_CACHE_FREE,
     EV_MM_PAGE_ALLOC,
@@ -49,17 +48,13 @@ ENTRY_DTYPE = np.dtype(
     [
         ("key", "u8"),
         ("target", "u8"),
-        ("time_ns", "i8"),
         ("bytes_req", "u4"),
         ("bytes_alloc", "u4"),
         ("site", "u4"),
         ("cache", "u2"),
         ("kind", "u1"),
         ("order", "u1"),
-        ("cpu", "u2"),
-        ("spare", "u2"),
     ],
-    align=True,
 )
 
 USAGE_DTYPE = np.dtype(
@@ -114,6 +109,11 @@ _GFP_NOFAIL = cython.declare(uint32_t, 0x8000)
 _GFP_COMP = cython.declare(uint32_t, 0x40000)
 _KMALLOC_MAX_CACHE_SIZE = cython.declare(uint32_t, 8192)
 _PATIENCE = cython.declare(uint8_t, 8)
+_CPU_SHIFT = cython.declare(cython.int, 48)
+_TARGET_MASK = cython.declare(uint64_t, (1 << 48) - 1)
+_FAR = cython.declare(cython.Py_ssize_t, 16)  # events
+_NEAR = cython.declare(cython.Py_ssize_t, 8)
+_NEXT = cython.declare(cython.Py_ssize_t, 4)
 
 
 @cython.cfunc
@@ -123,72 +123,79 @@ def hash_key(key: uint64_t) -> uint64_t:
     return (key * cython.cast(uint64_t, 0x9E3779B97F4A7C15)) >> 20
 
 
+@cython.final
 @cython.cclass
 class LiveTable:
-    """Live objects by their pointer in the trace: open addressing, nothing left behind by removals.
+    """Live objects by their pointer in the trace: an open-addressing table.
 
     Parameters
     ----------
     size : int, optional
-        Slots to begin with, a power of two; doubled at three quarters full.
-        48 bytes each.
+        Slots to begin with, a power of two; 32 bytes each.
+
+    Attributes
+    ----------
+    count : int
+        Live entries.
+
+    Notes
+    -----
+    Allocators give the same addresses out again and again, so a removed entry
+    keeps its key and waits for it.  When five eighths of the slots have a key
+    the table is made anew without those that wait, and larger if most are
+    live: memory follows the live set, not the trace's length.
     """
 
-    def __init__(self, size: int = 1 << 12):
-        self.array = np.zeros(size, ENTRY_DTYPE)
+    def __init__(self, size: int = 1 << 14):
+        self.array = _aligned(size)
         self.entries = self.array
         self.mask = size - 1
         self.count = 0
+        self.used = 0
 
     def find(self, key):
-        """The entry of `key`, or NULL."""
+        """The live entry of `key`, or NULL."""
         i: uint64_t = hash_key(key) & self.mask
         while self.entries[i].kind != EMPTY:
             if self.entries[i].key == key:
-                return cython.address(self.entries[i])
+                return cython.NULL if self.entries[i].kind == GONE else cython.address(self.entries[i])
             i = (i + 1) & self.mask
         return cython.NULL
 
     def insert(self, key):
-        """A new entry for `key`, which must not be in the table; the caller gives it a kind at once."""
+        """A new entry for `key`, which must not be live; the caller gives it a kind at once."""
         i: uint64_t
-        if self.count * 4 >= (self.mask + 1) * 3:
+        if self.used * 8 >= self.mask * 5:
             self.grow()
         i = hash_key(key) & self.mask
-        while self.entries[i].kind != EMPTY:
+        while self.entries[i].kind != EMPTY and self.entries[i].key != key:
             i = (i + 1) & self.mask
+        self.used += self.entries[i].kind == EMPTY
         self.entries[i].key = key
         self.count += 1
         return cython.address(self.entries[i])
 
     def remove(self, entry):
-        """Take an entry out, moving those behind it that it had displaced."""
-        hole: uint64_t = entry - cython.address(self.entries[0])
-        i: uint64_t = hole
-        home: uint64_t
+        """Make an entry wait for its key to come again."""
+        entry.kind = GONE
         self.count -= 1
-        while True:
-            i = (i + 1) & self.mask
-            if self.entries[i].kind == EMPTY:
-                break
-            home = hash_key(self.entries[i].key) & self.mask
-            # may it move to the hole without leaving its probe sequence?
-            if ((i - home) & self.mask) >= ((i - hole) & self.mask):
-                self.entries[hole] = self.entries[i]
-                hole = i
-        self.entries[hole].kind = EMPTY
         return 0
 
     def grow(self):
+        """Make the table anew without the entries that are gone, larger if it has to be."""
         old = self.array
         i: uint64_t
         j: uint64_t
         before: Entry[::1] = old
-        self.array = np.zeros(2 * len(old), ENTRY_DTYPE)
+        size = len(old)
+        if self.count * 8 >= size * 3:
+            size *= 2 if size > 1 << 17 else 4
+        self.array = _aligned(size)
         self.entries = self.array
-        self.mask = 2 * cython.cast(uint64_t, len(old)) - 1
+        self.mask = size - 1
+        self.used = self.count
         for i in range(before.shape[0]):
-            if before[i].kind != EMPTY:
+            if before[i].kind != EMPTY and before[i].kind != GONE:
                 j = hash_key(before[i].key) & self.mask
                 while self.entries[j].kind != EMPTY:
                     j = (j + 1) & self.mask
@@ -197,7 +204,7 @@ class LiveTable:
 
     def live(self):
         """The entries in use, as a NumPy array of dtype :data:`ENTRY_DTYPE`, in the order of their keys."""
-        taken = self.array[self.array["kind"] != EMPTY]
+        taken = self.array[(self.array["kind"] != EMPTY) & (self.array["kind"] != GONE)]
         return taken[np.argsort(taken["key"], kind="stable")]
 
 
@@ -326,7 +333,13 @@ class ReplayEngine:
         c: cython.pointer(CpuState)
         failed: cython.bint
         wish: cython.int
+        # What an event needs is scattered over memory: fetch it some events ahead.
         for i in range(start, stop):
+            if i + _FAR < stop:
+                prefetch(self.slot_of(event[i + _FAR], target[i + _FAR]))
+                self.fetch_page(event[i + _NEAR], target[i + _NEAR])
+                if event[i + _NEXT] == EV_KFREE or event[i + _NEXT] == EV_KMEM_CACHE_FREE:
+                    self.fetch_link(target[i + _NEXT])
             e = event[i]
             here = cpu[i]
             if here >= cython.cast(cython.uint, self.nr_cpus):
@@ -357,6 +370,40 @@ class ReplayEngine:
                     self.settle(c, False)
                 self.release_pages(target[i], order[i])
         self.nr_events += stop - start
+
+    def slot_of(self, event, key):
+        """Where the search for the object or block of an event begins."""
+        objects: cython.bint = event <= EV_KMEM_CACHE_FREE
+        mask: uint64_t = self.objects.mask if objects else self.blocks.mask
+        entries: cython.pointer(Entry)
+        entries = cython.address(self.objects.entries[0]) if objects else cython.address(self.blocks.entries[0])
+        return entries + (hash_key(key) & mask)
+
+    def fetch_page(self, event, key):
+        """Fetch the page record of what an event is going to free, if a short look finds it."""
+        entry: cython.pointer(Entry) = self.slot_of(event, key)
+        pfn: uint64_t = (entry.target & _TARGET_MASK) >> (12 if event <= EV_KMEM_CACHE_FREE else 0)
+        if pfn >= cython.cast(uint64_t, self.allocator.pages.shape[0]) or entry.key != key:
+            pfn = 0
+        prefetch(cython.address(self.allocator.pages[pfn]))
+        return 0
+
+    def fetch_link(self, key):
+        """Fetch the freelist link of an object that is about to be freed, or one close to it."""
+        entry: cython.pointer(Entry) = self.slot_of(EV_KFREE, key)
+        address: uint64_t = entry.target & _TARGET_MASK
+        pfn: uint64_t = address >> 12
+        page: cython.pointer(Page)
+        if entry.key != key or pfn >= cython.cast(uint64_t, self.slub.pages.shape[0]):
+            return 0
+        page = cython.address(self.slub.pages[pfn])
+        if page.kind == PG_TAIL:
+            pfn = page.head
+            page = cython.address(self.slub.pages[pfn])
+        pfn = page.slots + (((address - (pfn << 12)) * page.objects) >> (12 + page.order))
+        if pfn < cython.cast(uint64_t, self.slub.links.shape[0]):
+            prefetch(cython.address(self.slub.links[pfn]))
+        return 0
 
     def finish(self) -> None:
         """Carry out what still waits, at the end of the trace."""
@@ -401,7 +448,8 @@ class ReplayEngine:
         if kind <= EV_KMALLOC_NODE:
             address = self.slub.kmalloc_node(bytes_req, gfp, node)
             if address < _ZERO_SIZE:
-                cache = self.slub.pages[self.slub.slab_of(address)].cache if bytes_req <= _KMALLOC_MAX_CACHE_SIZE else _UNBOUND
+                if bytes_req <= _KMALLOC_MAX_CACHE_SIZE:
+                    cache = self.slub.pages[self.slub.slab_of(address)].cache
         else:
             cache = self.find_cache(site, bytes_req, bytes_alloc, name)
             address = self.slub.cache_alloc(cache, gfp, node)
@@ -418,13 +466,11 @@ class ReplayEngine:
             self.free_entry(entry)
         entry = self.objects.insert(key)
         entry.kind = OBJECT
-        entry.target = address
-        entry.time_ns = self.time_ns
+        entry.target = address | cython.cast(uint64_t, self.allocator.cpu) << _CPU_SHIFT
         entry.bytes_req = bytes_req
         entry.bytes_alloc = bytes_alloc
         entry.site = site
         entry.cache = cache
-        entry.cpu = self.allocator.cpu
         count_alloc(cython.address(self.sites[site]), bytes_req, bytes_alloc)
         if cache != _UNBOUND:
             if cache >= cython.cast(uint32_t, self.caches.shape[0]):
@@ -434,11 +480,11 @@ class ReplayEngine:
 
     def free_entry(self, entry):
         """Free an object in the model and forget it."""
-        address: uint64_t = entry.target
+        address: uint64_t = entry.target & _TARGET_MASK
         count_free(cython.address(self.sites[entry.site]), entry.bytes_req, entry.bytes_alloc)
         if entry.cache != _UNBOUND:
             count_free(cython.address(self.caches[entry.cache]), entry.bytes_req, entry.bytes_alloc)
-        if entry.cpu != self.allocator.cpu:
+        if entry.target >> _CPU_SHIFT != cython.cast(uint64_t, self.allocator.cpu):
             self.sites[entry.site].cross_cpu_frees += 1
         self.objects.remove(entry)
         return self.slub.kfree_object(address)
@@ -519,6 +565,7 @@ class ReplayEngine:
         """
         i: uint32_t = c.waiting
         pfn: uint64_t = _NO_PFN
+        first: uint64_t
         entry: cython.pointer(Entry)
         mine: cython.bint
         if self.page_offset:
@@ -528,7 +575,8 @@ class ReplayEngine:
         while i > 0:
             i -= 1
             if self.page_offset:
-                mine = self.candidates[c.base + i].pfn <= pfn < self.candidates[c.base + i].pfn + (cython.cast(uint64_t, 1) << self.candidates[c.base + i].order)
+                first = self.candidates[c.base + i].pfn
+                mine = first <= pfn < first + (cython.cast(uint64_t, 1) << self.candidates[c.base + i].order)
             else:
                 mine = self.candidates[c.base + i].pid == pid
             if mine and not self.candidates[c.base + i].failed:
@@ -539,7 +587,6 @@ class ReplayEngine:
                 entry = self.blocks.insert(self.candidates[c.base + i].pfn)
                 entry.kind = SLAB_PAGES
                 entry.order = self.candidates[c.base + i].order
-                entry.time_ns = self.time_ns
                 self.nr_slab_pages += 1
                 self.drop_candidate(c, i)
                 self.settle(c, False)
@@ -583,9 +630,7 @@ class ReplayEngine:
         entry.kind = PAGES
         entry.target = got
         entry.order = order
-        entry.time_ns = self.time_ns
         entry.cache = (gfp >> 3) & 3
-        entry.cpu = self.allocator.cpu
         count_alloc(usage, size, size)
         return 0
 
@@ -622,9 +667,7 @@ class ReplayEngine:
             entry.kind = PAGES
             entry.target = first + i
             entry.order = 0
-            entry.time_ns = saved.time_ns
             entry.cache = saved.cache
-            entry.cpu = saved.cpu
             count_alloc(cython.address(self.orders[saved.cache]), 4096, 4096)
         return 0
 
@@ -673,6 +716,13 @@ class ReplayEngine:
                 self.caches[cache].failures += 1
         self.cold.failure(self, kind, order, size, gfp, site, cache)
         return 0
+
+
+def _aligned(size):
+    """Empty entries, none of which crosses a cache line."""
+    raw = np.zeros(size * ENTRY_DTYPE.itemsize + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size * ENTRY_DTYPE.itemsize].view(ENTRY_DTYPE)
 
 
 def _grown(array, size, fill):
