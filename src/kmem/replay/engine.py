@@ -90,9 +90,7 @@ _CANDIDATE_DTYPE = np.dtype(
     ],
     align=True,
 )
-CPU_STATE_DTYPE = np.dtype(
-    [("last_pfn", "u8"), ("last_order", "u4"), ("waiting", "u4"), ("base", "u4")], align=True
-)
+CPU_STATE_DTYPE = np.dtype([("last_pfn", "u8"), ("last_order", "u4"), ("waiting", "u4"), ("base", "u4")], align=True)
 
 #: "No cache" and "no name" in the tables of this module.
 UNBOUND = 0xFFFF
@@ -358,9 +356,7 @@ class ReplayEngine:
                 wish = node[i]
                 if wish >= self.allocator.nr_nodes:
                     wish = -1
-                self.allocate(
-                    e, target[i], bytes_req[i], bytes_alloc[i], gfp[i], call_site[i], cache[i], wish, failed
-                )
+                self.allocate(e, target[i], bytes_req[i], bytes_alloc[i], gfp[i], call_site[i], cache[i], wish, failed)
             elif e == EV_MM_PAGE_ALLOC:
                 if c.waiting:
                     self.settle(c, False)
