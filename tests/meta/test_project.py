@@ -51,10 +51,24 @@ def compiled() -> list[str]:
     raise AssertionError("no COMPILED in setup.py")
 
 
+def seen_by_users(path: Path) -> set[str] | None:
+    """Names that the stub of a compiled module declares; None for a module without a stub: all are seen."""
+    stub = path.with_suffix(".pyi")
+    if not stub.exists():
+        return None
+    names = set()
+    for node in ast.parse(stub.read_text()).body:
+        names.add(getattr(node, "name", ""))
+        if isinstance(node, ast.ClassDef):
+            names |= {f"{node.name}.{child.name}" for child in node.body if isinstance(child, ast.FunctionDef)}
+    return names
+
+
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
 def test_everything_public_has_a_docstring(path: Path) -> None:
     tree = ast.parse(path.read_text())
     assert ast.get_docstring(tree), "the module has none"
+    seen = seen_by_users(path)
     missing = []
 
     def visit(node: ast.AST, prefix: str) -> None:
@@ -62,6 +76,8 @@ def test_everything_public_has_a_docstring(path: Path) -> None:
             if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 name = child.name
                 if name.startswith("_"):
+                    continue
+                if seen is not None and f"{prefix}{name}" not in seen:
                     continue
                 if not ast.get_docstring(child) and not is_overload(child):
                     missing.append(f"{prefix}{name}:{child.lineno}")
@@ -110,11 +126,6 @@ def test_compiled_modules_have_declarations_and_stubs() -> None:
 
 def test_no_stub_without_a_compiled_module() -> None:
     assert {module_name(path) for path in PACKAGE.rglob("*.pyi")} <= set(compiled())
-
-
-def test_mypy_passes_over_exactly_the_compiled_modules() -> None:
-    lists = [entry["module"] for entry in PROJECT["tool"]["mypy"]["overrides"] if entry.get("ignore_errors")]
-    assert [sorted(compiled())] == lists
 
 
 def test_compiled_modules_are_compiled() -> None:
