@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from kmem.errors import InputError
 from kmem.machine.description import MachineDescription
@@ -46,6 +47,9 @@ class Survey:
         Lowest and highest object address; 0 if there is none.
     named_allocations : bool
         Whether allocations name their cache (kernels from 6.6 on).
+    cache_names : dict of (str, int, int) to str
+        Name of the cache by call site, bytes asked for and bytes given, where
+        an object is freed by name soon after its allocation.
     """
 
     events: int = 0
@@ -56,6 +60,7 @@ class Survey:
     min_ptr: int = 0
     max_ptr: int = 0
     named_allocations: bool = False
+    cache_names: dict[tuple[str, int, int], str] = field(default_factory=dict)
     _pointers: int = field(default=0, repr=False)
     _aligned: int = field(default=0, repr=False)
 
@@ -85,6 +90,26 @@ class Survey:
                 objects & (batch.event >= Event.KMEM_CACHE_ALLOC) & (batch.event <= Event.KMEM_CACHE_ALLOC_NODE)
             )
             self.named_allocations |= bool((batch.cache[allocations] != 0).any())
+            if not self.named_allocations:
+                self._learn_names(batch, allocations)
+
+    def _learn_names(self, batch: EventBatch, allocations: npt.NDArray[np.bool_]) -> None:
+        """Find allocations whose next event at the same pointer is a free that names the cache."""
+        rows = np.flatnonzero(allocations | (batch.event == Event.KMEM_CACHE_FREE))
+        rows = rows[np.argsort(batch.target[rows], kind="stable")]
+        before, after = rows[:-1], rows[1:]
+        paired = (
+            allocations[before]
+            & (batch.cache[after] != 0)
+            & ~allocations[after]
+            & (batch.target[before] == batch.target[after])
+        )
+        before, after = before[paired], after[paired]
+        columns = (batch.call_site[before], batch.bytes_req[before], batch.bytes_alloc[before], batch.cache[after])
+        found = np.unique(np.stack([column.astype(np.uint64) for column in columns], axis=1), axis=0)
+        for site, bytes_req, bytes_alloc, cache in found.tolist():
+            key = (batch.strings.call_sites[site], bytes_req, bytes_alloc)
+            self.cache_names.setdefault(key, batch.strings.caches[cache])
 
     @property
     def hashed(self) -> bool:

@@ -153,6 +153,7 @@ class Replay:
     _by_name: dict[str, int] = field(default_factory=dict)
     _by_site: dict[tuple[int, int, int], int] = field(default_factory=dict)
     _by_size: dict[tuple[int, int], int] = field(default_factory=dict)
+    _unnamed: set[int] = field(default_factory=set)
     _interval: int = _FIRST_INTERVAL
 
     def run(self, *, page_offset: int, progress: Progress | None = None) -> None:
@@ -228,10 +229,14 @@ class Replay:
         known = self._by_site.get((site, bytes_req, bytes_alloc))
         if known is not None:
             return known
+        learned = self.survey.cache_names.get((self.reader.strings.call_sites[site], bytes_req, bytes_alloc))
         cache = self._by_size.get((bytes_req, bytes_alloc))
-        if cache is None:
+        if learned is not None:
+            cache = self._named(learned, bytes_req, bytes_alloc)
+        elif cache is None:
             cache = self._create(f"size-{bytes_req}", bytes_req, bytes_alloc)
             self._by_size[bytes_req, bytes_alloc] = cache
+            self._unnamed.add(cache)
         self._by_site[site, bytes_req, bytes_alloc] = cache
         return cache
 
@@ -242,20 +247,28 @@ class Replay:
         text = self.reader.strings.caches[name]
         if text in self._by_name:
             named = self._by_name[text]
-        elif self._by_size.get((bytes_req, bytes_alloc)) == cache:
-            # the first name seen for objects of this size: it is this cache's
+        elif cache in self._unnamed and not self._shared(cache, site, bytes_alloc):
             named = cache
             self.machine.caches.geometry(cache).name = text
             self._by_name[text] = cache
-            del self._by_size[bytes_req, bytes_alloc]
+            self._unnamed.discard(cache)
+            if not _telling(bytes_alloc):
+                del self._by_size[bytes_req, bytes_alloc]
         else:
             named = self._named(text, bytes_req, bytes_alloc)
         self._by_site[site, bytes_req, bytes_alloc] = named
         return named
 
+    def _shared(self, cache: int, site: int, bytes_alloc: int) -> bool:
+        """Whether the name of one call site's cache need not be that of the others that use `cache`, too."""
+        others = (each == cache and key[0] != site for key, each in self._by_site.items())
+        return not _telling(bytes_alloc) and any(others)
+
     def _named(self, name: str, bytes_req: int, bytes_alloc: int) -> int:
         if name not in self._by_name:
-            self._by_name[name] = self._create(name, bytes_req, bytes_alloc)
+            cache = self._by_name[name] = self._create(name, bytes_req, bytes_alloc)
+            if _telling(bytes_alloc):
+                self._by_size.setdefault((bytes_req, bytes_alloc), cache)
         return self._by_name[name]
 
     def _create(self, name: str, bytes_req: int, bytes_alloc: int) -> int:
@@ -301,6 +314,11 @@ class Replay:
                 reason=reason,
             )
         )
+
+
+def _telling(bytes_alloc: int) -> bool:
+    """Whether two call sites that get objects of this size mean the same cache: few do, unless it is a power of two."""
+    return bytes_alloc & (bytes_alloc - 1) != 0
 
 
 def replay(
