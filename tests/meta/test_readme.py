@@ -37,14 +37,18 @@ def test_shown_output_is_real(
     words = shlex.split(command)
     assert words[0] == "kmem"
     assert main(words[1:]) == 0
-    assert capsys.readouterr().out == output
+    # A line of three dots stands for whatever is left out there.
+    pattern = r"(?:.*\n)*?".join(re.escape(part) for part in re.split(r"^\.\.\.\n", output, flags=re.MULTILINE))
+    assert re.fullmatch(pattern, capsys.readouterr().out)
 
 
 def test_python_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(ROOT)
     (example,) = blocks("python")
     exec(compile(example, "README.md", "exec"), {})
-    assert "GFP_KERNEL|__GFP_ZERO" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert re.match(r"order 2, GFP_KERNEL: frame 0x[0-9a-f]+\n", out)
+    assert "operations identical, end state identical" in out
 
 
 def test_the_two_commands_to_start(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
