@@ -17,6 +17,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, MultipleResults, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
+from kmem.verify.pages import verify_pages
+
 from .driver import MASKS, Difference, Failure, Pair, replay, run_seed
 from .naive_page_alloc import AllocContext, NaivePageAllocator
 from .naive_zone import (
@@ -31,7 +33,7 @@ from .naive_zone import (
     PcpSet,
     Zone,
 )
-from .run_recording import run
+from .run_recording import Runner, run
 from .shapes import NAMES_32, NAMES_64, SHAPES, Shape, situation
 
 FIRST_SEED = int(os.environ.get("KMEM_MODEL_SEED", "0"))
@@ -527,11 +529,37 @@ TestHypothesis = PageAllocatorMachine.TestCase
 # ---- the naive model itself
 
 
-@pytest.mark.parametrize("path", sorted(DATA.glob("pages/**/*.jsonl*")), ids=lambda path: path.name)
+RECORDINGS = sorted(path for folder in ("pages", "model") for path in (DATA / folder).glob("*/pages-*.jsonl*"))
+
+
+@pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: f"{path.parent.name}/{path.name.split('.')[0]}")
 def test_naive_model_repeats_a_recording(path: Path) -> None:
     """The yardstick is held to real kernels too."""
     *problems, summary = run(path)
     assert not problems, f"{summary}\n" + "\n".join(problems[:5])
+
+
+@pytest.mark.parametrize(
+    ("recording", "mutant"),
+    [
+        ("model/amd64-3700M/pages-00.jsonl.gz", NoNofragment),
+        ("model/amd64-128M-movable/pages-03.jsonl.gz", MovableUncounted),
+        ("model/amd64-128M-movable/pages-04.jsonl.gz", MovableUncounted),
+        ("pages/amd64-512M-full/pages-07.jsonl.gz", AlwaysHead),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_recording_decides_a_rule(recording: str, mutant: type[NaivePageAllocator]) -> None:
+    """A real kernel contradicts the broken rule.
+
+    In amd64-3700M, Normal has free blocks of half a page block only: unmovable requests go to DMA32 instead of
+    stealing them.  In amd64-128M-movable, movable pages in use decide whether a stolen page block changes its type.
+    """
+    *problems, _ = run(DATA / recording, Runner(model=mutant))
+    assert problems, "the recording does not tell the rules apart"
+    result = verify_pages(DATA / recording)
+    assert result.held, result.differences[:3]
+    assert result.operations == result.identical > 1000
 
 
 def test_a_difference_is_an_exception_with_both_answers() -> None:
