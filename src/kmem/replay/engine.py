@@ -95,6 +95,7 @@ CPU_STATE_DTYPE = np.dtype([("last_pfn", "u8"), ("last_order", "u4"), ("waiting"
 #: "No cache" and "no name" in the tables of this module.
 UNBOUND = 0xFFFF
 UNNAMED = 0
+ZERO_SIZE_PTR = cython.declare(uint64_t, 16)
 
 _NULL = cython.declare(uint64_t, 0xFFFFFFFFFFFFFFFF)
 _ZERO_SIZE = cython.declare(uint64_t, 0xFFFFFFFFFFFFFFFE)
@@ -489,8 +490,8 @@ class ReplayEngine:
         """An object of the trace is freed."""
         entry: cython.pointer(Entry)
         cache: uint32_t
-        if key == 0:
-            return 0  # kfree(NULL)
+        if key <= ZERO_SIZE_PTR:
+            return 0  # kfree(NULL), or of what a request of no bytes got
         entry = self.objects.find(key)
         self.nr_frees += 1
         if entry == cython.NULL:

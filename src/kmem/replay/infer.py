@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from kmem.errors import InputError
 from kmem.machine.description import MachineDescription
+from kmem.replay.direct_map import DirectMapVotes
 from kmem.trace.events import Event, EventBatch, EventFlag
 
 __all__ = ["PAGE_OFFSETS", "Survey", "architecture", "infer_description", "survey"]
@@ -26,6 +27,8 @@ _PAGE_SHIFT = 12
 _MIB = 1 << 20
 _KERNEL_64 = 0xFFFF800000000000
 _LAST_PHYSICAL_BIT = 46  #: direct map of 64 TiB
+_FRAMES_1G = 1 << 18
+_FAR_ABOVE = 1 << 38
 _PCI_HOLE = (0xC0000, 0x100000)  #: frames of a PC below 4 GiB that are never memory
 
 
@@ -61,6 +64,7 @@ class Survey:
     max_ptr: int = 0
     named_allocations: bool = False
     cache_names: dict[tuple[str, int, int], str] = field(default_factory=dict)
+    _direct_map: DirectMapVotes = field(default_factory=DirectMapVotes, repr=False)
     _pointers: int = field(default=0, repr=False)
     _aligned: int = field(default=0, repr=False)
 
@@ -78,6 +82,7 @@ class Survey:
         if pages.any():
             last = batch.target[pages].astype(np.int64) + (1 << np.minimum(batch.order[pages], 10).astype(np.int64)) - 1
             self.max_pfn = max(self.max_pfn, int(last.max()))
+        self._direct_map.add(batch)
         objects = usable & (batch.event > 0) & (batch.event <= Event.KMEM_CACHE_FREE) & (batch.target != 0)
         if objects.any():
             pointers = batch.target[objects]
@@ -125,12 +130,27 @@ class Survey:
         return self.max_ptr >> 32 != 0 or self._aligned < 0.9 * self._pointers or self.min_ptr < PAGE_OFFSETS["i386"]
 
     @property
+    def page_offset(self) -> int:
+        """Address of frame 0 in the recorded kernel's direct map, 0 if it cannot be told."""
+        if self.hashed:
+            return 0
+        return self._direct_map.base or (0 if self.kaslr else PAGE_OFFSETS[architecture(self)[0]])
+
+    @property
     def kaslr(self) -> bool:
-        """Whether 64-bit addresses do not fit a direct map at its usual place."""
-        if self.max_ptr < _KERNEL_64 or self.max_pfn < 0:
+        """Whether 64-bit addresses show that the direct map is not at its usual place."""
+        if self.hashed or self.max_ptr < _KERNEL_64:
             return False
         offset = PAGE_OFFSETS["x86_64"]
-        return self.min_ptr < offset or (self.max_ptr - offset) >> _LAST_PHYSICAL_BIT != 0
+        if self._direct_map.base is not None:
+            return self._direct_map.base != offset
+        if self.min_ptr < offset or (self.max_ptr - offset) >> _LAST_PHYSICAL_BIT != 0:
+            return True
+        # Nothing pairs frames with pointers: objects far above all frames, or all of them far above 0.
+        top = (self.max_ptr - offset) >> _PAGE_SHIFT
+        if self.max_pfn >= 0:
+            return top > 16 * (self.max_pfn + _FRAMES_1G)
+        return self.min_ptr - offset > _FAR_ABOVE
 
 
 def survey(batches: Iterable[EventBatch]) -> Survey:
@@ -180,8 +200,8 @@ def infer_description(
     arch, why = architecture(found, pointer_digits)
     assumed = [f"architecture {arch}: {why}"]
     top = found.max_pfn
-    if not found.hashed and found.max_ptr and not found.kaslr:
-        offset = PAGE_OFFSETS[arch]
+    offset = found.page_offset
+    if offset and found.max_ptr:
         lowmem_end = 0xF8000000 if arch == "i386" else 1 << 64
         if offset <= found.max_ptr < lowmem_end:
             top = max(top, (found.max_ptr - offset) >> _PAGE_SHIFT)
@@ -200,7 +220,8 @@ def infer_description(
     if found.hashed:
         assumed.append("pointers are hashed: pages of slabs are told by their GFP flags and the order of events")
     if found.kaslr:
-        assumed.append("addresses are randomised (KASLR): pages of slabs are told by flags and the order of events")
+        where = f"physical memory mapped at {offset:#x}" if offset else "pages of slabs are told by their flags"
+        assumed.append(f"addresses are randomised (KASLR): {where}")
     return MachineDescription.preset(arch, ram=ram, cpus=cpus), assumed
 
 

@@ -27,7 +27,7 @@ from kmem.machine.machine import Machine
 from kmem.machine.slabinfo import SlabinfoRow
 from kmem.mm.slab_common import CacheGeometry, geometry_from_sizes
 from kmem.replay.engine import UNNAMED, ReplayEngine
-from kmem.replay.infer import PAGE_OFFSETS, Survey, architecture, infer_description, survey
+from kmem.replay.infer import Survey, architecture, infer_description, survey
 from kmem.trace.events import EventBatch
 from kmem.trace.reader import TraceReader, TraceStats, open_trace
 
@@ -394,7 +394,7 @@ def replay(
         with open_trace(path, **options) as reader:
             run = Replay(machine, reader, found, assumed, notes=notes, slabinfo=slabinfo or {})
             run.run(
-                page_offset=0 if found.hashed or found.kaslr else PAGE_OFFSETS[arch],
+                page_offset=found.page_offset,
                 progress=_second_half(progress) if whole and progress is not None else progress,
             )
     return run

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a trace tells of the machine that it was recorded on."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from pathlib import Path
+
+import pytest
+
+from kmem.replay.infer import infer_description, survey
+from kmem.replay.replay import replay
+from kmem.trace import open_trace
+from tests.replay.batches import GFP_SLAB, batch, cache_alloc, kmalloc, page_alloc
+
+DATA = Path(__file__).parent.parent / "data"
+BOOT = DATA / "boot.trace.txt.gz"
+KASLR_BASE = 0xFFFF9A3C80000000  # 19 TiB above the usual place
+
+
+def randomised(path: Path, into: Path) -> Path:
+    """The boot trace as a kernel with another direct map would have printed it."""
+    text = gzip.decompress(BOOT.read_bytes()).decode()
+    moved = re.sub(
+        r"ptr=(ffff888[0-9a-f]{9})",
+        lambda found: f"ptr={int(found[1], 16) - 0xFFFF888000000000 + KASLR_BASE:016x}",
+        text,
+    )
+    assert moved != text
+    into.write_text(moved)
+    return into
+
+
+@pytest.mark.parametrize(
+    ("name", "arch", "mib"),
+    [
+        ("boot.trace.txt.gz", "x86_64", 512),
+        ("traces/i386.trace.txt.gz", "i386", 1024),
+        ("traces/hashed.trace.txt.gz", "x86_64", 512),
+        ("traces/amd64.perf-script.txt.gz", "x86_64", 512),
+        ("traces/v6.trace-cmd-report.txt.gz", "x86_64", 512),
+    ],
+)
+def test_recorded_machines_are_recognised(name: str, arch: str, mib: int) -> None:
+    with open_trace(DATA / name) as trace:
+        found = survey(trace)
+        description, assumed = infer_description(found, pointer_digits=trace.pointer_digits, nr_cpus=trace.nr_cpus)
+    assert (description.arch, description.cpus) == (arch, 1)
+    assert abs(description.memory_bytes - (mib << 20)) < 1 << 20
+    assert len(assumed) >= 3
+    assert found.hashed == ("hashed" in name)
+    assert not found.kaslr
+
+
+def test_the_direct_map_is_found_wherever_it_is(tmp_path: Path) -> None:
+    with open_trace(randomised(BOOT, tmp_path / "trace.txt")) as trace:
+        found = survey(trace)
+        description, assumed = infer_description(found, pointer_digits=trace.pointer_digits)
+    assert found.kaslr and not found.hashed
+    assert found.page_offset == KASLR_BASE
+    assert abs(description.memory_bytes - (512 << 20)) < 1 << 20
+    assert any(f"{KASLR_BASE:#x}" in line for line in assumed)
+
+
+def test_a_randomised_trace_replays_to_the_same_state(tmp_path: Path) -> None:
+    plain = replay(str(BOOT))
+    moved = replay(str(randomised(BOOT, tmp_path / "trace.txt")))
+    assert moved.machine.digest() == plain.machine.digest()
+    assert moved.engine.nr_slab_pages == plain.engine.nr_slab_pages > 20
+
+
+def test_the_direct_map_of_i386() -> None:
+    with open_trace(DATA / "traces" / "i386.trace.txt.gz") as trace:
+        assert survey(trace).page_offset == 0xC0000000
+
+
+def test_without_frames_a_distant_map_is_not_taken_for_memory() -> None:
+    rows = [kmalloc(KASLR_BASE + 4096 * i) for i in range(200)]
+    found = survey([batch(rows)])
+    assert found.kaslr
+    assert found.page_offset == 0
+    description, _ = infer_description(found)
+    assert description.memory_bytes <= 8 << 30
+
+
+def test_a_single_pair_settles_nothing() -> None:
+    rows = [page_alloc(0x500, 1, GFP_SLAB), cache_alloc(KASLR_BASE + (0x500 << 12))]
+    found = survey([batch(rows)])
+    assert found.page_offset == 0
+    pairs = [
+        row
+        for i in range(4)
+        for row in (page_alloc(0x500 + 8 * i, 1, GFP_SLAB), cache_alloc(KASLR_BASE + ((0x501 + 8 * i) << 12)))
+    ]
+    assert survey([batch(pairs)]).page_offset == KASLR_BASE
