@@ -93,11 +93,16 @@ def is_overload(node: ast.AST) -> bool:
     return any("overload" in ast.unparse(decorator) or ".setter" in ast.unparse(decorator) for decorator in decorators)
 
 
+# A module stays under about 800 lines. One class of Cython cannot be spread over modules, so that this one is longer.
+MAX_LINES = 850
+LONGER = {"page_alloc.py": 1100}
+
+
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
 def test_licence_and_length(path: Path) -> None:
     lines = path.read_text().splitlines()
     assert lines[0] == "# SPDX-License-Identifier: GPL-2.0-only"
-    assert len(lines) <= 1000
+    assert len(lines) <= LONGER.get(path.name, MAX_LINES)
 
 
 # Parts of the core that have no counterpart in the kernel.
