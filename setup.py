@@ -17,6 +17,7 @@ COMPILED = [
     "kmem.mm.mmzone",
     "kmem.mm.tracepoint",
     "kmem.mm.buddy",
+    "kmem.mm.pcp",
     "kmem.mm.page_alloc",
     "kmem.mm.debug_vm",
     "kmem.mm.slab",

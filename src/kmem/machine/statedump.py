@@ -232,7 +232,9 @@ def _load_lists(dump: StateDump, memmap: MemMap) -> None:
     for record in dump.of("free"):
         zone_id = memmap.zone_id(record["zone"], record.get("node", 0))
         order, migratetype = int(record["order"]), int(record["mt"])
-        _link(memmap, int(memmap.zones_array[zone_id]["lists"]) + order * 6 + migratetype, record["pfns"], order, _BUDDY)
+        _link(
+            memmap, int(memmap.zones_array[zone_id]["lists"]) + order * 6 + migratetype, record["pfns"], order, _BUDDY
+        )
         memmap.zones_array[zone_id]["nr_free"][order] += len(record["pfns"])
     for record in dump.of("pcp"):
         zone_id = memmap.zone_id(record["zone"], record.get("node", 0))

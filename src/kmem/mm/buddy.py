@@ -44,7 +44,6 @@ from cython.cimports.kmem.mm.tracepoint import (
     TP_MM_PAGE_ALLOC_EXTFRAG,
     TP_MM_PAGE_ALLOC_ZONE_LOCKED,
     TraceRecord,
-    Tracepoints,
 )
 
 from kmem.mm.page import NO_PAGE
@@ -377,10 +376,7 @@ class Buddy:
                 alike = movable
             elif old_type == MIGRATE_MOVABLE:
                 alike = cython.cast(cython.int, self.pageblock_nr_pages) - (free_pages + movable)
-            if (
-                free_pages + alike >= 1 << (self.pageblock_order - 1)
-                or self.page_group_by_mobility_disabled
-            ):
+            if free_pages + alike >= 1 << (self.pageblock_order - 1) or self.page_group_by_mobility_disabled:
                 self.pageblocks[block] = start_type
             return 0
         list_del(self.pages, pfn)

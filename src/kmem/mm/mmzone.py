@@ -74,8 +74,6 @@ ZONE_NAMES_64 = ("DMA", "DMA32", "Normal", "Movable", "Device")
 ZONE_NAMES_32 = ("DMA", "Normal", "HighMem", "Movable")
 
 
-
-
 @cython.cclass
 class MemMap:
     """The page array, the zones and the page sets of one machine.

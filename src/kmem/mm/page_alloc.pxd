@@ -2,9 +2,9 @@
 cimport cython
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from kmem.mm.buddy cimport Buddy
 from kmem.mm.mmzone cimport MemMap, PerCpuPages, Zone
 from kmem.mm.page cimport Page
+from kmem.mm.pcp cimport PcpLists
 
 cdef enum:                        # gfp bits of the reference kernel that decide something here
     GFP_DMA_BIT = 0x01
@@ -34,7 +34,7 @@ cdef struct AllocContext:         # struct alloc_context
     uint32_t migratetype
 
 @cython.final
-cdef class PageAllocator(Buddy):
+cdef class PageAllocator(PcpLists):
     cdef public object hooks                      # kmem.mm.hooks.Hooks, or None
     cdef readonly object zonelists_array          # (2 * nodes, entries) uint8, 255 ends a row
     cdef uint8_t[:, ::1] zonelists
@@ -42,7 +42,6 @@ cdef class PageAllocator(Buddy):
     cdef public int node                          # numa_node_id()
     cdef readonly int nr_nodes
     cdef readonly bint cma                        # CONFIG_CMA
-    cdef readonly bint pcp_thp                    # CONFIG_TRANSPARENT_HUGEPAGE
     cdef public uint32_t task_flags               # PF_MEMALLOC of the current task
     cdef public uint64_t nr_failed
 
@@ -55,7 +54,6 @@ cdef class PageAllocator(Buddy):
     cdef bint watermark_fast(self, Zone *z, uint32_t order, int64_t mark, uint32_t highest_zoneidx, uint32_t alloc_flags, uint32_t gfp) except? -1
     cdef uint32_t get_page_from_freelist(self, uint32_t gfp, uint32_t order, uint32_t alloc_flags, AllocContext *ac) except? 0xFFFFFFFE
     cdef uint32_t rmqueue(self, uint32_t zone, uint32_t order, uint32_t alloc_flags, uint32_t migratetype) except? 0xFFFFFFFE
-    cdef uint32_t rmqueue_pcplist(self, uint32_t zone, uint32_t order, uint32_t alloc_flags, uint32_t migratetype, bint decay) except? 0xFFFFFFFE
     cdef uint32_t rmqueue_buddy(self, uint32_t zone, uint32_t order, uint32_t alloc_flags, uint32_t migratetype) except? 0xFFFFFFFE
     cdef uint32_t alloc_flags_nofragment(self, AllocContext *ac, uint32_t gfp) except? 0xFFFFFFFE
     cdef uint32_t gfp_to_alloc_flags(self, uint32_t gfp, uint32_t order, uint32_t migratetype) except? 0xFFFFFFFE
@@ -64,10 +62,7 @@ cdef class PageAllocator(Buddy):
     cdef uint32_t slowpath(self, uint32_t gfp, uint32_t order, AllocContext *ac) except? 0xFFFFFFFE
     cdef int prep_new_page(self, uint32_t pfn, uint32_t order, uint32_t gfp, uint32_t alloc_flags) except -1
     cdef int free_pages_prepare(self, uint32_t pfn, uint32_t order) except -1
-    cdef int free_unref_page(self, uint32_t pfn, uint32_t order) except -1
     cdef int free_to_buddy(self, uint32_t pfn, uint32_t order, int fpi) except -1
-    cdef int free_pcppages_bulk(self, uint32_t zone, int count, PerCpuPages *pcp, int pindex) except -1
-    cdef int nr_pcp_free(self, PerCpuPages *pcp, int high, bint free_high) except -1
     cdef uint32_t retry_with_reserves(self, uint32_t gfp, uint32_t order, uint32_t *alloc_flags, AllocContext *ac) except? 0xFFFFFFFE
     cdef uint32_t slowpath_reclaim(self, uint32_t gfp, uint32_t order, uint32_t alloc_flags, AllocContext *ac) except? 0xFFFFFFFE
     cdef uint32_t nopage(self, object request) except? 0xFFFFFFFE

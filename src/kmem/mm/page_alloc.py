@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The page allocator: zone choice, watermarks, per-CPU lists, the slow path.
+"""The page allocator: zone choice, watermarks, the slow path.
 
 A request passes from :meth:`PageAllocator.alloc_pages` through the zonelist
-(:meth:`get_page_from_freelist`) to the per-CPU lists or the buddy system of
-one zone (:mod:`kmem.mm.buddy`).  What reclaim, compaction and the OOM killer
+(:meth:`get_page_from_freelist`) to the per-CPU lists (:mod:`kmem.mm.pcp`) or
+the buddy system of one zone (:mod:`kmem.mm.buddy`).  What reclaim, compaction and the OOM killer
 do on the slow path is behind :class:`kmem.mm.hooks.Hooks`.
 
 Source: mm/page_alloc.c @6.1.192
@@ -28,14 +28,11 @@ from cython.cimports.kmem.mm.buddy import (
     ALLOC_WMARK_MIN,
     FPI_NONE,
     FPI_TO_TAIL,
-    Buddy,
 )
 from cython.cimports.kmem.mm.mmzone import (
     WMARK_MIN,
     ZONE_BOOSTED_WATERMARK,
-    ZONE_RECLAIM_ACTIVE,
     MemMap,
-    PerCpuPages,
     Zone,
 )
 from cython.cimports.kmem.mm.page import (
@@ -45,25 +42,20 @@ from cython.cimports.kmem.mm.page import (
     MIGRATE_HIGHATOMIC,
     MIGRATE_ISOLATE,
     MIGRATE_MOVABLE,
-    MIGRATE_PCPTYPES,
     MIGRATE_TYPES,
     MIGRATE_UNMOVABLE,
-    NR_LOWORDER_PCP_LISTS,
-    NR_PCP_LISTS,
     PAGE_ALLOC_COSTLY_ORDER,
     PG_ALLOCATED,
     PG_FREE,
     PG_LARGE,
-    PG_PCP,
     PG_SLAB,
     PG_TAIL,
     PGF_HEAD,
     PGF_PFMEMALLOC,
     Page,
-    list_add,
-    list_del,
 )
-from cython.cimports.kmem.mm.tracepoint import TP_MM_PAGE_ALLOC, TP_MM_PAGE_FREE, TP_MM_PAGE_PCPU_DRAIN
+from cython.cimports.kmem.mm.pcp import PcpLists
+from cython.cimports.kmem.mm.tracepoint import TP_MM_PAGE_ALLOC, TP_MM_PAGE_FREE
 
 from kmem.mm.hooks import CompactResult, Hooks, Request
 from kmem.mm.page import NO_PAGE
@@ -73,12 +65,11 @@ NO_FRAME = -1
 _NONE = cython.declare(cython.uint, NO_PAGE)
 PF_MEMALLOC = 0x800
 MAX_RECLAIM_RETRIES = 16
-PCP_BATCH_SCALE_MAX = cython.declare(cython.int, 5)
 
 
 @cython.final
 @cython.cclass
-class PageAllocator(Buddy):
+class PageAllocator(PcpLists):
     """alloc_pages() and __free_pages() of one machine.
 
     Parameters
@@ -99,12 +90,11 @@ class PageAllocator(Buddy):
     """
 
     def __init__(self, memmap: MemMap, zonelists, cma=False):
-        Buddy.__init__(self, memmap)
+        PcpLists.__init__(self, memmap)
         self.hooks = Hooks()
         self.nr_nodes = memmap.nr_nodes
         self.node = 0
         self.cma = cma
-        self.pcp_thp = True
         self.task_flags = 0
         self.set_zonelists(zonelists)
         self._init_gfp_zones()
@@ -203,34 +193,6 @@ class PageAllocator(Buddy):
         return False
 
     # -- taking pages -------------------------------------------------------
-
-    def rmqueue_pcplist(self, zone, order, alloc_flags, migratetype, decay):
-        """Take a block from this CPU's list, refilled from the zone if empty.
-
-        Source: mm/page_alloc.c:rmqueue_pcplist, __rmqueue_pcplist @6.1.192
-        """
-        pcp: cython.pointer(PerCpuPages) = cython.address(self.pagesets[self.zones[zone].pageset + self.cpu])
-        pindex: cython.uint = 3 * order + migratetype
-        head: cython.uint
-        pfn: cython.uint
-        batch: cython.int
-        if order > PAGE_ALLOC_COSTLY_ORDER:
-            pindex = NR_LOWORDER_PCP_LISTS + (migratetype == MIGRATE_MOVABLE)
-        if decay:
-            pcp.free_factor >>= 1
-        head = pcp.lists + pindex
-        pfn = self.pages[head].next
-        if pfn == head:
-            batch = pcp.batch
-            if batch > 1:
-                batch = max(batch >> order, 2)
-            pcp.count += self.rmqueue_bulk(zone, order, batch, head, migratetype, alloc_flags) << order
-            pfn = self.pages[head].next
-            if pfn == head:
-                return _NONE
-        list_del(self.pages, pfn)
-        pcp.count -= 1 << order
-        return pfn
 
     def rmqueue_buddy(self, zone, order, alloc_flags, migratetype):
         """Take a block from the zone itself.
@@ -348,14 +310,17 @@ class PageAllocator(Buddy):
                     # a local block of another type is better than a remote one
                     restart = True
                     break
-                if not self.watermark_fast(
-                    z,
-                    order,
-                    z.watermark[alloc_flags & ALLOC_WMARK_MASK] + z.watermark_boost,
-                    ac.highest_zoneidx,
-                    alloc_flags,
-                    gfp,
-                ) and not alloc_flags & ALLOC_NO_WATERMARKS:
+                if (
+                    not self.watermark_fast(
+                        z,
+                        order,
+                        z.watermark[alloc_flags & ALLOC_WMARK_MASK] + z.watermark_boost,
+                        ac.highest_zoneidx,
+                        alloc_flags,
+                        gfp,
+                    )
+                    and not alloc_flags & ALLOC_NO_WATERMARKS
+                ):
                     continue
                 pfn = self.rmqueue(zone, order, alloc_flags, ac.migratetype)
                 if pfn != _NONE:
@@ -452,9 +417,7 @@ class PageAllocator(Buddy):
         """
         pfn: cython.uint
         alloc_flags: cython.uint
-        reserve_flags: cython.uint
         can_reclaim: cython.bint = (gfp & GFP_DIRECT_RECLAIM_BIT) != 0
-        costly: cython.bint = order > PAGE_ALLOC_COSTLY_ORDER
         if gfp & GFP_ATOMIC_BIT and can_reclaim:
             gfp &= ~cython.cast(cython.uint, GFP_ATOMIC_BIT)
         alloc_flags = self.gfp_to_alloc_flags(gfp, order, ac.migratetype)
@@ -500,8 +463,10 @@ class PageAllocator(Buddy):
         priority: cython.int = 1  # COMPACT_PRIO_SYNC_LIGHT
         request = self.request(gfp, order, alloc_flags, ac)
         result = CompactResult.SKIPPED
-        if can_compact and not self.pfmemalloc_flags(gfp) and (
-            costly or (order > 0 and ac.migratetype != MIGRATE_MOVABLE)
+        if (
+            can_compact
+            and not self.pfmemalloc_flags(gfp)
+            and (costly or (order > 0 and ac.migratetype != MIGRATE_MOVABLE))
         ):
             result = self.hooks.direct_compact(request, 2)
             if result != CompactResult.SKIPPED:
@@ -535,9 +500,7 @@ class PageAllocator(Buddy):
                     pfn = self.get_page_from_freelist(gfp, order, alloc_flags, ac)
                     if pfn != _NONE:
                         return pfn
-            if not gfp & GFP_NORETRY_BIT and not (
-                costly and not (can_compact and gfp & GFP_RETRY_MAYFAIL_BIT)
-            ):
+            if not gfp & GFP_NORETRY_BIT and not (costly and not (can_compact and gfp & GFP_RETRY_MAYFAIL_BIT)):
                 no_progress = 0 if progress and not costly else no_progress + 1
                 if self.should_reclaim_retry(order, alloc_flags, no_progress, ac):
                     continue
@@ -697,137 +660,6 @@ class PageAllocator(Buddy):
         zone: cython.uint = self.pages[pfn].zone
         block: cython.uint = (pfn >> self.pageblock_order) + self.zones[zone].block_offset
         return self.free_one_page(pfn, zone, order, self.pageblocks[block], fpi)
-
-    def free_unref_page(self, pfn, order):
-        """Put a block on this CPU's list, and some of the list back into the zone if it is full.
-
-        Source: mm/page_alloc.c:free_unref_page, free_unref_page_commit @6.1.192
-        """
-        page: cython.pointer(Page) = cython.address(self.pages[pfn])
-        zone: cython.uint = page.zone
-        z: cython.pointer(Zone) = cython.address(self.zones[zone])
-        pcp: cython.pointer(PerCpuPages) = cython.address(self.pagesets[z.pageset + self.cpu])
-        migratetype: cython.uint = self.pageblocks[(pfn >> self.pageblock_order) + z.block_offset]
-        pindex: cython.int
-        high: cython.int
-        free_high: cython.bint
-        page.migratetype = migratetype
-        if migratetype >= MIGRATE_PCPTYPES:
-            if migratetype == MIGRATE_ISOLATE:
-                return self.free_one_page(pfn, zone, order, migratetype, FPI_NONE)
-            migratetype = MIGRATE_MOVABLE
-        pindex = 3 * order + migratetype
-        if order > PAGE_ALLOC_COSTLY_ORDER:
-            pindex = NR_LOWORDER_PCP_LISTS + (migratetype == MIGRATE_MOVABLE)
-        page.kind = PG_PCP
-        list_add(self.pages, pcp.lists + pindex, pfn)
-        pcp.count += 1 << order
-        free_high = pcp.free_factor and order and order <= PAGE_ALLOC_COSTLY_ORDER
-        high = 0 if free_high else pcp.high
-        if high and z.flags & ZONE_RECLAIM_ACTIVE:
-            high = min(pcp.batch << 2, high)
-        if pcp.count >= high:
-            self.free_pcppages_bulk(zone, self.nr_pcp_free(pcp, high, free_high), pcp, pindex)
-        return 0
-
-    def nr_pcp_free(self, pcp, high, free_high):
-        """How many pages to move from the per-CPU lists to the zone.
-
-        Doubles with each time in a row.
-
-        Source: mm/page_alloc.c:nr_pcp_free @6.1.192
-        """
-        batch: cython.int = pcp.batch
-        most: cython.int = high - batch
-        if free_high:
-            return pcp.count
-        if high < batch:
-            return 1
-        batch <<= pcp.free_factor
-        if batch < most and pcp.free_factor < PCP_BATCH_SCALE_MAX:
-            pcp.free_factor += 1
-        return min(max(batch, pcp.batch), most)
-
-    def free_pcppages_bulk(self, zone, count, pcp, pindex):
-        """Move `count` pages from the tails of the per-CPU lists to the zone.
-
-        Starts at list `pindex` and empties one list after the other; lists
-        found empty at either end are not looked at again.
-
-        Source: mm/page_alloc.c:free_pcppages_bulk @6.1.192
-        """
-        low: cython.int = 0
-        high: cython.int = NR_PCP_LISTS - 1
-        head: cython.uint
-        pfn: cython.uint
-        order: cython.uint
-        mt: cython.uint
-        count = min(pcp.count, count)
-        pindex -= 1
-        while count > 0:
-            while True:
-                pindex += 1
-                if pindex > high:
-                    pindex = low
-                head = pcp.lists + pindex
-                if self.pages[head].next != head:
-                    break
-                if pindex == high:
-                    high -= 1
-                if pindex == low:
-                    low += 1
-                if low > high:
-                    raise RuntimeError(f"zone {zone}: per-CPU lists hold fewer pages than their count says")
-            order = self.pageblock_order if pindex >= NR_LOWORDER_PCP_LISTS else pindex // 3
-            while count > 0:
-                pfn = self.pages[head].prev
-                if pfn == head:
-                    break
-                list_del(self.pages, pfn)
-                count -= 1 << order
-                pcp.count -= 1 << order
-                mt = self.pages[pfn].migratetype
-                if self.zones[zone].nr_isolate_pageblock:
-                    mt = self.pageblocks[(pfn >> self.pageblock_order) + self.zones[zone].block_offset]
-                self.free_one_page(pfn, zone, order, mt, FPI_NONE)
-                if self.trace.enabled:
-                    self.trace.page_event(TP_MM_PAGE_PCPU_DRAIN, pfn, order, 0, mt, zone)
-        return 0
-
-    def drain_pages(self, cpu=None):
-        """Empty a CPU's lists of all zones, run on that CPU (the current one if None).
-
-        Source: mm/page_alloc.c:drain_local_pages, drain_pages_zone @6.1.192
-        """
-        here: cython.int = self.cpu
-        self.cpu = here if cpu is None else cpu
-        if not 0 <= self.cpu < self.nr_cpus:
-            self.cpu = here
-            raise ValueError(f"no CPU {cpu}")
-        try:
-            self._drain(self.cpu)
-        finally:
-            self.cpu = here
-
-    def drain_all_pages(self):
-        """Empty the lists of all CPUs; the CPU that does it counts the freed pages.
-
-        Source: mm/page_alloc.c:drain_all_pages @6.1.192
-        """
-        for cpu in range(self.nr_cpus):
-            self._drain(cpu)
-
-    def _drain(self, cpu: cython.int):
-        """Empty the lists of `cpu`, working on this one.
-
-        Source: mm/page_alloc.c:drain_pages, drain_pages_zone @6.1.192
-        """
-        zone: cython.uint
-        pcp: cython.pointer(PerCpuPages)
-        for zone in range(self.memmap.nr_zones):
-            pcp = cython.address(self.pagesets[self.zones[zone].pageset + cpu])
-            while pcp.count:
-                self.free_pcppages_bulk(zone, min(pcp.count, pcp.batch << PCP_BATCH_SCALE_MAX), pcp, 0)
 
     # -- the calls ----------------------------------------------------------
 
@@ -992,9 +824,7 @@ class PageAllocator(Buddy):
         if self.watermark_ok(z, order, mark, ac.highest_zoneidx, alloc_flags, max(z.free_pages, 0)):
             return name, "none"
         # the same pages asked for one by one: is it their number or their arrangement?
-        if self.watermark_ok(
-            z, 0, mark, ac.highest_zoneidx, alloc_flags, max(z.free_pages, 0) - (1 << order) + 1
-        ):
+        if self.watermark_ok(z, 0, mark, ac.highest_zoneidx, alloc_flags, max(z.free_pages, 0) - (1 << order) + 1):
             return name, "no-block-of-order"
         return name, "below-watermark"
 

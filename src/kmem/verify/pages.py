@@ -188,7 +188,9 @@ def compare_page_state(memmap: MemMap, dump: StateDump) -> list[Difference]:
     def check_list(where: str, expected: list[int], got: list[int]) -> None:
         if expected == got:
             return
-        first = next((i for i, (a, b) in enumerate(zip(expected, got, strict=False)) if a != b), min(len(expected), len(got)))
+        first = next(
+            (i for i, (a, b) in enumerate(zip(expected, got, strict=False)) if a != b), min(len(expected), len(got))
+        )
         found.append(
             Difference(
                 None,
@@ -249,7 +251,11 @@ def _compare_pagesets(memmap: MemMap, dump: StateDump, check: Any, check_list: A
         for pindex, frames in enumerate(record["lists"]):
             for pfn in frames:
                 expected = listed.get(pfn, pindex % 3)
-                check(f"frame {pfn} on pcp list {pindex}: migrate type", expected, int(memmap.pages_array["migratetype"][pfn]))
+                check(
+                    f"frame {pfn} on pcp list {pindex}: migrate type",
+                    expected,
+                    int(memmap.pages_array["migratetype"][pfn]),
+                )
     for record in dump.of("pageblocks"):
         zone_id = memmap.zone_id(record["zone"], record.get("node", 0))
         blocks = memmap.pageblock_slice(zone_id, record["first_pfn"], len(record["types"])).tolist()
