@@ -76,6 +76,7 @@ class FtraceScanner(TextScanner):
     @cython.cfunc
     @cython.exceptval(check=False)
     def header(self, p: Text, end: Text, found: cython.pointer(LineHeader)) -> cython.bint:
+        """Read ``COMM-PID [CPU] FLAGS TIME:`` of ftrace; False if the line has no such head."""
         begin: Text = p
         bracket: Text
         word: Text

@@ -72,6 +72,7 @@ class PerfScanner(TextScanner):
     @cython.cfunc
     @cython.exceptval(check=False)
     def header(self, p: Text, end: Text, found: cython.pointer(LineHeader)) -> cython.bint:
+        """Read ``COMM PID [CPU] TIME:`` of perf script; False if the line has no such head."""
         begin: Text = p
         word: Text
         task_end: Text = p

@@ -26,6 +26,7 @@ LIMIT = 1 << 18
 @cython.exceptval(check=False)
 @cython.overflowcheck(False)  # the multiplication is meant to wrap
 def hash_bytes(text: cython.pointer(cython.const[cython.uchar]), size: cython.size_t) -> uint64_t:
+    """A 64-bit hash of a byte slice."""
     h: uint64_t = SEED ^ size
     word: uint64_t = 0
     i: cython.size_t = 0
@@ -126,6 +127,7 @@ class StringTable:
     @cython.cfunc
     @cython.exceptval(0xFFFFFFFE, check=True)
     def intern(self, text: cython.pointer(cython.const[cython.uchar]), size: cython.size_t) -> uint32_t:
+        """The code of a string, new if it has not been seen; cleaned by the table's kind."""
         if size > LONGEST:
             return NOT_A_STRING
         value: uint64_t = hash_bytes(text, size)
@@ -146,6 +148,7 @@ class StringTable:
     @cython.cfunc
     @cython.exceptval(0xFFFFFFFE, check=True)
     def add(self, text: cython.pointer(cython.const[cython.uchar]), size: cython.size_t, value: uint64_t) -> uint32_t:
+        """Append a new string of known hash and return its code."""
         i: cython.size_t
         lowest: cython.uchar = 0x20 if self.kind == KEEP_TEXT else 0x21
         for i in range(size):

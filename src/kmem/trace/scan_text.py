@@ -112,6 +112,7 @@ def parse_time(p: Text, end: Text, time_ns: cython.pointer(int64_t)) -> cython.b
 @cython.cfunc
 @cython.exceptval(check=False)
 def skip_blanks(p: Text, end: Text) -> Text:
+    """The first byte from `p` on that is neither blank nor tab."""
     while p < end and (p[0] == 32 or p[0] == 9):
         p += 1
     return p
@@ -120,6 +121,7 @@ def skip_blanks(p: Text, end: Text) -> Text:
 @cython.cfunc
 @cython.exceptval(check=False)
 def skip_word(p: Text, end: Text) -> Text:
+    """The first blank, tab or end from `p` on."""
     while p < end and p[0] != 32 and p[0] != 9:
         p += 1
     return p
@@ -128,6 +130,7 @@ def skip_word(p: Text, end: Text) -> Text:
 @cython.cfunc
 @cython.exceptval(check=False)
 def contains(p: Text, end: Text, word: cython.p_const_char) -> cython.bint:
+    """Whether a slice contains a word."""
     size: cython.Py_ssize_t = strlen(word)
     while end - p >= size:
         if p[0] == cython.cast(cython.uchar, word[0]) and memcmp(p, word, size) == 0:
@@ -140,6 +143,7 @@ def contains(p: Text, end: Text, word: cython.p_const_char) -> cython.bint:
 @cython.inline
 @cython.exceptval(check=False)
 def same(p: Text, word: cython.p_const_char, size: cython.size_t) -> cython.bint:
+    """Whether a slice of known size is the word."""
     return memcmp(p, word, size) == 0
 
 
@@ -347,6 +351,7 @@ class TextScanner:
     @cython.cfunc
     @cython.exceptval(-1, check=False)
     def end_carry(self) -> cython.int:
+        """Scan the line that began in an earlier chunk and ends here."""
         size: cython.Py_ssize_t = self.carry_size
         if self.oversize:
             self.nr_lines += 1
@@ -384,6 +389,7 @@ class TextScanner:
     @cython.cfunc
     @cython.exceptval(-1, check=False)
     def scan_line(self, p: Text, end: Text) -> cython.int:
+        """Scan one whole line: comment, lost events, an event, or damage."""
         head: LineHeader
         self.nr_lines += 1
         if end - p > LONGEST_LINE:
@@ -606,6 +612,7 @@ class TextScanner:
     @cython.cfunc
     @cython.exceptval(-1, check=False)
     def store(self, event: cython.int, head: cython.pointer(LineHeader), fields: cython.pointer(Fields)) -> cython.int:
+        """Write an event into the next row of the batch."""
         i: cython.Py_ssize_t = self.count
         comm: uint32_t = self.comms.intern(head.comm, head.comm_size)
         if comm == NOT_A_STRING:
@@ -659,6 +666,7 @@ class TextScanner:
     @cython.cfunc
     @cython.exceptval(-1, check=False)
     def count_unknown(self, name: Text, size: cython.size_t) -> cython.int:
+        """Count an event that the table has no place for, by name."""
         code: uint32_t = self.unknown_names.intern(name, size)
         self.nr_unknown += 1
         if code < MOST_UNKNOWN:
@@ -668,6 +676,7 @@ class TextScanner:
     @cython.cfunc
     @cython.exceptval(-1, check=False)
     def damaged(self, size: uint64_t) -> cython.int:
+        """Count a line that cannot be right."""
         if self.damaged_lines == 0:
             self.first_damaged_line = self.nr_lines
             self.first_damaged_byte = self.nr_bytes
@@ -702,6 +711,7 @@ def is_null(p: Text, end: Text) -> cython.bint:
 def store_order(
     p: Text, end: Text, into: cython.pointer(uint8_t), fields: cython.pointer(Fields), mark: uint32_t
 ) -> cython.bint:
+    """Take an order, if a kernel can have it."""
     n: uint64_t
     if not parse_decimal(p, end, cython.address(n)) or n > MAX_EVENT_ORDER:
         return False
@@ -713,6 +723,7 @@ def store_order(
 @cython.cfunc
 @cython.exceptval(check=False)
 def store_migratetype(p: Text, end: Text, into: cython.pointer(int8_t), fields: cython.pointer(Fields)) -> cython.bint:
+    """Take a migrate type, if a kernel can have it."""
     n: uint64_t
     if not parse_decimal(p, end, cython.address(n)) or n > MAX_MIGRATETYPE:
         return False
