@@ -179,7 +179,8 @@ def test_types_for_users(tmp_path: Path) -> None:
     script = tmp_path / "user.py"
     script.write_text(
         "from pathlib import Path\n\n"
-        "from kmem.errors import KmemError\n"
+        "from kmem import KmemError, Machine\n"
+        "from kmem.linux.gfp import GFP_KERNEL\n"
         "from kmem.machine.proc import read_proc_folder\n"
         "from kmem.profile import format_gfp, parse_gfp, profile_for\n"
         "from kmem.report.proc import format_proc\n"
@@ -190,6 +191,8 @@ def test_types_for_users(tmp_path: Path) -> None:
         "    except KmemError as error:\n"
         "        return str(error)\n"
         "    return result.summary()\n\n\n"
+        "with Machine.boot('x86_64', ram='1G') as machine:\n"
+        "    pfn: int | None = machine.alloc_pages(GFP_KERNEL, 2)\n"
         "mask: int = parse_gfp('GFP_KERNEL', profile_for('6.1'))\n"
         "print(format_gfp(mask), format_proc('buddyinfo', read_proc_folder(Path('.'))))\n"
     )
