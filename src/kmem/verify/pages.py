@@ -163,9 +163,11 @@ def _describe(allocator: PageAllocator, record: Record) -> str:
         pageset = memmap.pagesets_array[zone_id * memmap.nr_cpus + allocator.cpu]
         text += (
             f"\n  zone {memmap.zone_name(zone_id)}, node {zone['node']}: free {zone['free_pages']}"
-            f" (this CPU {pageset['stat_diff']:+d}), min/low/high {'/'.join(str(int(w)) for w in zone['watermark'][:3])}"
+            f" (this CPU {pageset['stat_diff']:+d}),"
+            f" min/low/high {'/'.join(str(int(w)) for w in zone['watermark'][:3])}"
             f", boost {zone['watermark_boost']}, free blocks by order {' '.join(str(int(n)) for n in zone['nr_free'])}"
-            f", pcp {pageset['count']} of {pageset['high']} (batch {pageset['batch']}, free_factor {pageset['free_factor']})"
+            f", pcp {pageset['count']} of {pageset['high']}"
+            f" (batch {pageset['batch']}, free_factor {pageset['free_factor']})"
         )
     return text
 
