@@ -133,6 +133,7 @@ def _boot(
     machine: str, *, ram: str | None, cpus: int | None, knobs: dict[str, int | tuple[int, ...]], seed: int
 ) -> tuple[Machine, list[str]]:
     from kmem.machine.description import PRESETS
+    from kmem.machine.folder import describe_folder
     from kmem.machine.machine import Machine
 
     assumed: list[str] = []
@@ -141,7 +142,19 @@ def _boot(
             assumed.append(f"memory {PRESETS[machine] >> 20} MiB: --ram not given")
         if cpus is None:
             assumed.append("1 CPU: --cpus not given")
-    return Machine.boot(machine, ram=ram, cpus=cpus, knobs=knobs, seed=seed), assumed
+    elif ram is not None or cpus is not None:
+        raise UsageError(
+            "--ram and --cpus are for presets and inferred machines", remedy=f"change the description {machine}"
+        )
+    elif Path(machine).is_dir():
+        description, assumed = describe_folder(Path(machine))
+        return Machine.boot(description, knobs=knobs, seed=seed), assumed
+    elif ".jsonl" in Path(machine).suffixes:
+        raise UsageError(
+            f"{machine} is a state dump, which cannot be booted",
+            remedy="give a preset (x86_64, i386), a JSON description or a folder with copies of /proc files",
+        )
+    return Machine.boot(machine, ram=_ram(ram), cpus=cpus, knobs=knobs, seed=seed), assumed
 
 
 def _report(run: Replay, trace: str, as_json: bool, top: int) -> None:
