@@ -107,6 +107,7 @@ _GFP_NOWARN_NORETRY = cython.declare(uint32_t, 0x12000)
 _GFP_NOFAIL = cython.declare(uint32_t, 0x8000)
 _GFP_COMP = cython.declare(uint32_t, 0x40000)
 _KMALLOC_MAX_CACHE_SIZE = cython.declare(uint32_t, 8192)
+_MOST_BYTES = cython.declare(uint64_t, 0xFFFFFFFF)
 _PATIENCE = cython.declare(uint8_t, 8)
 _CPU_SHIFT = cython.declare(cython.int, 48)
 _TARGET_MASK = cython.declare(uint64_t, (1 << 48) - 1)
@@ -441,6 +442,11 @@ class ReplayEngine:
         cache: uint32_t = _UNBOUND
         self.nr_requests += 1
         self.nr_failed_in_trace += failed
+        # damaged sizes; what is counted at the allocation must be counted at the free
+        if bytes_req > _MOST_BYTES:
+            bytes_req = _MOST_BYTES
+        if bytes_alloc > _MOST_BYTES:
+            bytes_alloc = _MOST_BYTES
         gfp &= ~_GFP_NOFAIL  # nothing here could wait for memory
         if kind <= EV_KMALLOC_NODE:
             address = self.slub.kmalloc_node(bytes_req, gfp, node)

@@ -7,6 +7,7 @@ CPUs from the highest CPU number.  What cannot be seen is assumed and said.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kmem.errors import InputError
-from kmem.machine.description import MachineDescription
+from kmem.machine.description import MAX_ADDRESS, MachineDescription
 from kmem.replay.direct_map import DirectMapVotes
 from kmem.trace.events import Event, EventBatch, EventFlag
 
@@ -25,10 +26,11 @@ PAGE_OFFSETS = {"x86_64": 0xFFFF888000000000, "i386": 0xC0000000}
 
 _PAGE_SHIFT = 12
 _MIB = 1 << 20
+_GIB = 1 << 30
+_USUAL_FRAMES = 1 << 28  #: addresses of 1 TiB of memory are believed without a page event
+_PIECE_SHIFT = 15  #: frames of 128 MiB, as a power of two
 _KERNEL_64 = 0xFFFF800000000000
-_LAST_PHYSICAL_BIT = 46  #: direct map of 64 TiB
-_FRAMES_1G = 1 << 18
-_FAR_ABOVE = 1 << 38
+_LOWMEM_END = 0xF8000000  #: of 32 bits; vmalloc and fixed mappings lie above
 _PCI_HOLE = (0xC0000, 0x100000)  #: frames of a PC below 4 GiB that are never memory
 
 
@@ -46,8 +48,11 @@ class Survey:
         CPUs by the highest CPU number or the trace's own header.
     max_pfn : int
         Highest frame of a page event, with its whole block; -1 if there is none.
-    min_ptr, max_ptr : int
-        Lowest and highest object address; 0 if there is none.
+    frames : dict of int to (int, int)
+        How many page events lie in each 128 MiB of memory, and the highest
+        frame of them.
+    mapped : dict of int to (int, int)
+        The same for object addresses in the usual direct map of 64 bits.
     named_allocations : bool
         Whether allocations name their cache (kernels from 6.6 on).
     cache_names : dict of (str, int, int) to str
@@ -60,13 +65,17 @@ class Survey:
     last_ns: int = 0
     nr_cpus: int = 1
     max_pfn: int = -1
-    min_ptr: int = 0
-    max_ptr: int = 0
+    frames: dict[int, tuple[int, int]] = field(default_factory=dict)
+    mapped: dict[int, tuple[int, int]] = field(default_factory=dict)
     named_allocations: bool = False
     cache_names: dict[tuple[str, int, int], str] = field(default_factory=dict)
     _direct_map: DirectMapVotes = field(default_factory=DirectMapVotes, repr=False)
     _pointers: int = field(default=0, repr=False)
     _aligned: int = field(default=0, repr=False)
+    _wide: int = field(default=0, repr=False)
+    _kernel_32: int = field(default=0, repr=False)
+    _kernel_64: int = field(default=0, repr=False)
+    _max_low: int = field(default=0, repr=False)
 
     def add(self, batch: EventBatch) -> None:
         """Take the events of one batch into account."""
@@ -82,14 +91,18 @@ class Survey:
         if pages.any():
             last = batch.target[pages].astype(np.int64) + (1 << np.minimum(batch.order[pages], 10).astype(np.int64)) - 1
             self.max_pfn = max(self.max_pfn, int(last.max()))
+            _count_frames(self.frames, last)
         self._direct_map.add(batch)
         objects = usable & (batch.event > 0) & (batch.event <= Event.KMEM_CACHE_FREE) & (batch.target != 0)
         if objects.any():
             pointers = batch.target[objects]
-            low, high = int(pointers.min()), int(pointers.max())
-            self.min_ptr = low if not self._pointers else min(self.min_ptr, low)
-            self.max_ptr = max(self.max_ptr, high)
             self._pointers += len(pointers)
+            self._wide += int(np.count_nonzero(pointers >> np.uint64(32)))
+            self._kernel_32 += int(np.count_nonzero(pointers >= PAGE_OFFSETS["i386"]))
+            self._kernel_64 += int(np.count_nonzero(pointers >= _KERNEL_64))
+            self._max_low = max(self._max_low, int(pointers[pointers < _LOWMEM_END].max(initial=0)))
+            direct = pointers[pointers >= PAGE_OFFSETS["x86_64"]] - np.uint64(PAGE_OFFSETS["x86_64"])
+            _count_frames(self.mapped, (direct >> np.uint64(_PAGE_SHIFT)).astype(np.int64))
             self._aligned += int(np.count_nonzero((pointers & np.uint64(7)) == 0))
             allocations = (
                 objects & (batch.event >= Event.KMEM_CACHE_ALLOC) & (batch.event <= Event.KMEM_CACHE_ALLOC_NODE)
@@ -117,40 +130,88 @@ class Survey:
             self.cache_names.setdefault(key, batch.strings.caches[cache])
 
     @property
+    def wide(self) -> bool:
+        """Whether most object addresses have more than 32 bits."""
+        return self._wide * 2 > self._pointers
+
+    @property
+    def pointers(self) -> int:
+        """Object addresses seen."""
+        return self._pointers
+
+    @property
+    def direct_map(self) -> int:
+        """Address of frame 0 in the direct map as the trace itself shows it, 0 if it does not."""
+        return self._direct_map.base or 0
+
+    @property
     def hashed(self) -> bool:
         """Whether the pointers are hashes and say nothing about addresses.
 
         A hash has 32 random bits: on 64 bits it is no kernel address, and on
         32 bits most hashes are not aligned.
         """
-        if not self._pointers:
+        if not self._pointers or self.direct_map or self._kernel_64 * 2 > self._pointers:
             return False
-        if self.max_ptr >= _KERNEL_64:
-            return False
-        return self.max_ptr >> 32 != 0 or self._aligned < 0.9 * self._pointers or self.min_ptr < PAGE_OFFSETS["i386"]
-
-    @property
-    def page_offset(self) -> int:
-        """Address of frame 0 in the recorded kernel's direct map, 0 if it cannot be told."""
-        if self.hashed:
-            return 0
-        return self._direct_map.base or (0 if self.kaslr else PAGE_OFFSETS[architecture(self)[0]])
+        real = self._kernel_32 >= 0.95 * self._pointers and self._aligned >= 0.95 * self._pointers
+        return self.wide or not real
 
     @property
     def kaslr(self) -> bool:
-        """Whether 64-bit addresses show that the direct map is not at its usual place."""
-        if self.hashed or self.max_ptr < _KERNEL_64:
+        """Whether 64-bit addresses do not fit a direct map at its usual place."""
+        if self.direct_map:
+            return self.wide and self.direct_map != PAGE_OFFSETS["x86_64"]
+        if not self._kernel_64 * 2 > self._pointers:
             return False
-        offset = PAGE_OFFSETS["x86_64"]
-        if self._direct_map.base is not None:
-            return self._direct_map.base != offset
-        if self.min_ptr < offset or (self.max_ptr - offset) >> _LAST_PHYSICAL_BIT != 0:
-            return True
-        # Nothing pairs frames with pointers: objects far above all frames, or all of them far above 0.
-        top = (self.max_ptr - offset) >> _PAGE_SHIFT
-        if self.max_pfn >= 0:
-            return top > 16 * (self.max_pfn + _FRAMES_1G)
-        return self.min_ptr - offset > _FAR_ABOVE
+        most = max(4 * (_plausible_top(self.frames) + 1), _GIB >> _PAGE_SHIFT) if self.frames else _USUAL_FRAMES
+        fitting = sum(count for piece, (count, _) in self.mapped.items() if piece << _PIECE_SHIFT < most)
+        return fitting < 0.95 * self._pointers
+
+    @property
+    def page_offset(self) -> int:
+        """Address of frame 0 in the direct map; 0 if it is not known, so that addresses say nothing about frames."""
+        if self.direct_map:
+            return self.direct_map
+        return 0 if self.hashed or self.kaslr else PAGE_OFFSETS[architecture(self)[0]]
+
+    def top_frame(self, arch: str) -> int:
+        """Highest frame of memory by page events and object addresses, damaged numbers apart; -1 if none is seen."""
+        top = _plausible_top(self.frames)
+        offset = self.page_offset
+        if not offset or not self._pointers:
+            return top
+        if arch == "x86_64":
+            shift = offset - PAGE_OFFSETS[arch] >> _PAGE_SHIFT
+            shifted = {
+                piece - (shift >> _PIECE_SHIFT): (count, highest - shift)
+                for piece, (count, highest) in self.mapped.items()
+                if highest >= shift
+            }
+            return max(top, _plausible_top(shifted))
+        if self._max_low >= offset:
+            top = max(top, (self._max_low - offset) >> _PAGE_SHIFT)
+        return top
+
+
+def _count_frames(counts: dict[int, tuple[int, int]], pfns: npt.NDArray[np.int64]) -> None:
+    """Add frames to the counts by 128 MiB."""
+    pieces, inverse, numbers = np.unique(pfns >> _PIECE_SHIFT, return_inverse=True, return_counts=True)
+    highest = np.zeros(len(pieces), np.int64)
+    np.maximum.at(highest, inverse, pfns)
+    for piece, number, top in zip(pieces.tolist(), numbers.tolist(), highest.tolist(), strict=True):
+        count, before = counts.get(piece, (0, -1))
+        counts[piece] = count + number, max(before, top)
+
+
+def _plausible_top(counts: dict[int, tuple[int, int]]) -> int:
+    """The highest frame, but for a few far above all others: numbers that damage to the trace has left readable."""
+    spare = sum(count for count, _ in counts.values()) // 1000
+    pieces = sorted(counts, reverse=True)
+    for piece, below in itertools.pairwise(pieces):
+        spare -= counts[piece][0]
+        if spare < 0 or piece < 4 * (below + 1):
+            return counts[piece][1]
+    return counts[pieces[-1]][1] if pieces else -1
 
 
 def survey(batches: Iterable[EventBatch]) -> Survey:
@@ -199,12 +260,9 @@ def infer_description(
     """
     arch, why = architecture(found, pointer_digits)
     assumed = [f"architecture {arch}: {why}"]
-    top = found.max_pfn
-    offset = found.page_offset
-    if offset and found.max_ptr:
-        lowmem_end = 0xF8000000 if arch == "i386" else 1 << 64
-        if offset <= found.max_ptr < lowmem_end:
-            top = max(top, (found.max_ptr - offset) >> _PAGE_SHIFT)
+    top = found.top_frame(arch)
+    if found.max_pfn > top:
+        assumed.append(f"page frames far above the others, up to {found.max_pfn:#x}, are damage and no memory")
     if cpus is None:
         cpus = max(found.nr_cpus, nr_cpus)
         source = "the trace says so" if nr_cpus else "highest CPU number"
@@ -220,6 +278,7 @@ def infer_description(
     if found.hashed:
         assumed.append("pointers are hashed: pages of slabs are told by their GFP flags and the order of events")
     if found.kaslr:
+        offset = found.page_offset
         where = f"physical memory mapped at {offset:#x}" if offset else "pages of slabs are told by their flags"
         assumed.append(f"addresses are randomised (KASLR): {where}")
     return MachineDescription.preset(arch, ram=ram, cpus=cpus), assumed
@@ -227,13 +286,13 @@ def infer_description(
 
 def architecture(found: Survey, pointer_digits: int = 0) -> tuple[str, str]:
     """Return the architecture that a trace was recorded on, and how that can be told."""
-    if found.max_ptr >> 32:
+    if found.wide:
         return "x86_64", "64-bit object addresses"
     if pointer_digits == 16:
         return "x86_64", "pointers of 16 digits"
     if pointer_digits == 8:
         return "i386", "pointers of 8 digits"
-    if found.max_ptr and not found.hashed:
+    if found.pointers and not found.hashed:
         return "i386", "object addresses above 3 GiB"
     if found.max_pfn >= 1 << 20:
         return "x86_64", "page frames above 4 GiB"
@@ -245,9 +304,10 @@ def _ram_for(top: int, arch: str) -> int:
     if top >= _PCI_HOLE[1]:
         top -= _PCI_HOLE[1] - _PCI_HOLE[0]
     needed = (top + 1) << _PAGE_SHIFT
-    if needed > 64 << 40 or (arch == "i386" and needed > 4 << 30):
+    if needed > MAX_ADDRESS - (1 << 30) or (arch == "i386" and needed > 4 << 30):
         raise InputError(
-            f"page frame {top:#x} lies beyond any {arch} machine", remedy="describe the machine with --machine"
+            f"page frame {top:#x} lies beyond any {arch} machine",
+            remedy="give its memory (--ram) or describe it (--machine)",
         )
     step = 64 * _MIB
     if needed > 1 << 30:

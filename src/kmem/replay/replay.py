@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from kmem.errors import UsageError
+from kmem.errors import InputError, UsageError
 from kmem.machine.machine import Machine
 from kmem.machine.slabinfo import SlabinfoRow
 from kmem.mm.slab_common import CacheGeometry, geometry_from_sizes
@@ -379,10 +379,13 @@ def replay(
             found = survey(_followed(reader, progress) if whole else itertools.islice(reader, 1))
             digits, nr_cpus = reader.pointer_digits, reader.nr_cpus
         if machine is None:
-            description, assumed = infer_description(found, pointer_digits=digits, nr_cpus=nr_cpus, ram=ram, cpus=cpus)
-            if knobs:
-                description = description.with_knobs(knobs)
-            machine = Machine.boot(description, seed=seed)
+            try:
+                description, assumed = infer_description(
+                    found, pointer_digits=digits, nr_cpus=nr_cpus, ram=ram, cpus=cpus
+                )
+            except InputError as error:
+                raise error.at(file=name or path) from None
+            machine = Machine.boot(description.with_knobs(knobs or {}), seed=seed)
         elif ram is not None or cpus is not None or knobs:
             raise UsageError("ram, cpus and knobs are for an inferred machine", remedy="boot the machine with them")
         arch, why = architecture(found, digits)
