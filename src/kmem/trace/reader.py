@@ -117,6 +117,7 @@ class TraceReader:
         self._gfp_bits: list[int] = []
         self._gfp_masks: npt.NDArray[np.uint32] = np.zeros(0, np.uint32)
         self._unknown_gfp: dict[str, None] = {}
+        self._odd_gfp: dict[int, dict[str, None]] = {}  # by code, until an event has it
 
     def _read_head(self) -> list[bytes]:
         head: list[bytes] = []
@@ -168,18 +169,25 @@ class TraceReader:
         self._scanner.new_batch()
         texts = self.strings.gfps.strings(len(self._gfp_bits))
         if texts:
-            self._gfp_bits += [self._gfp(text) for text in texts]
+            for text in texts:
+                self._gfp_bits.append(self._gfp(text))
             self._gfp_masks = np.array(self._gfp_bits, np.uint32)
         codes = columns.pop("gfp")
+        if self._odd_gfp:
+            # A damaged line may have brought in a text that no event has.
+            used = np.bincount(codes, minlength=len(self._gfp_bits))
+            for code in [code for code in self._odd_gfp if used[code]]:
+                self._unknown_gfp.update(self._odd_gfp.pop(code))
         return EventBatch(**columns, gfp=self._gfp_masks[codes], gfp_text=codes, strings=self.strings)
 
     def _gfp(self, text: str) -> int:
+        """Bits of a GFP text; words that the kernel does not have are kept aside."""
         mask = 0
         for word in text.split("|") if text else ():
             try:
                 mask |= parse_gfp(word, self._profile)
             except UsageError:
-                self._unknown_gfp.setdefault(word)
+                self._odd_gfp.setdefault(len(self._gfp_bits), {})[word] = None
         return mask
 
     @property
@@ -224,7 +232,7 @@ class TraceReader:
             damaged_lines=int(scanner.damaged_lines),
             damaged_bytes=int(scanner.damaged_bytes),
             first_damage=first,
-            unknown_gfp=tuple(self._unknown_gfp),
+            unknown_gfp=tuple(sorted(self._unknown_gfp)),
             notes=tuple(self._notes()),
         )
 
@@ -239,7 +247,7 @@ class TraceReader:
         if self._source.note:
             yield f"{self.path}: {self._source.note}"
         if self._unknown_gfp:
-            names = ", ".join(list(self._unknown_gfp)[:4])
+            names = ", ".join(sorted(self._unknown_gfp)[:4])
             yield f"{self.path}: GFP flags unknown to Linux {self._profile.name} are left out: {names}"
 
 
