@@ -119,6 +119,7 @@ _NEXT = cython.declare(cython.Py_ssize_t, 4)
 @cython.cfunc
 @cython.inline
 @cython.exceptval(check=False)
+@cython.overflowcheck(False)  # the multiplication is meant to wrap
 def hash_key(key: uint64_t) -> uint64_t:
     return (key * cython.cast(uint64_t, 0x9E3779B97F4A7C15)) >> 20
 
