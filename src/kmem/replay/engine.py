@@ -111,9 +111,9 @@ _MOST_BYTES = cython.declare(uint64_t, 0xFFFFFFFF)
 _PATIENCE = cython.declare(uint8_t, 8)
 _CPU_SHIFT = cython.declare(cython.int, 48)
 _TARGET_MASK = cython.declare(uint64_t, (1 << 48) - 1)
-_FAR = cython.declare(cython.Py_ssize_t, 16)  # events
-_NEAR = cython.declare(cython.Py_ssize_t, 8)
-_NEXT = cython.declare(cython.Py_ssize_t, 4)
+_FAR = cython.declare(cython.Py_ssize_t, 24)  # events
+_NEAR = cython.declare(cython.Py_ssize_t, 12)
+_NEXT = cython.declare(cython.Py_ssize_t, 6)
 
 
 @cython.cfunc

@@ -31,6 +31,7 @@ _USUAL_FRAMES = 1 << 28  #: addresses of 1 TiB of memory are believed without a 
 _PIECE_SHIFT = 15  #: frames of 128 MiB, as a power of two
 _KERNEL_64 = 0xFFFF800000000000
 _LOWMEM_END = 0xF8000000  #: of 32 bits; vmalloc and fixed mappings lie above
+_MIX = 0x9E3779B97F4A7C15
 _PCI_HOLE = (0xC0000, 0x100000)  #: frames of a PC below 4 GiB that are never memory
 
 
@@ -124,8 +125,12 @@ class Survey:
         )
         before, after = before[paired], after[paired]
         columns = (batch.call_site[before], batch.bytes_req[before], batch.bytes_alloc[before], batch.cache[after])
-        found = np.unique(np.stack([column.astype(np.uint64) for column in columns], axis=1), axis=0)
-        for site, bytes_req, bytes_alloc, cache in found.tolist():
+        # Sorting one number is much faster than sorting rows of four; that two rows get the same is out of the way.
+        mixed = np.zeros(len(before), np.uint64)
+        for column in columns:
+            mixed = mixed * np.uint64(_MIX) + column.astype(np.uint64)
+        _, first = np.unique(mixed, return_index=True)
+        for site, bytes_req, bytes_alloc, cache in zip(*(column[first].tolist() for column in columns), strict=True):
             key = (batch.strings.call_sites[site], bytes_req, bytes_alloc)
             self.cache_names.setdefault(key, batch.strings.caches[cache])
 
