@@ -33,10 +33,12 @@ Op = tuple[Any, ...]
 
 SMALL_FRAMES = 4096
 STATE_EVERY = 2000  # operations between comparisons of the whole state
+SHRINK_OPS = 1_000_000  # operations that shrinking may run
 VALIDATE_EVERY = 1000  # on machines larger than SMALL_FRAMES
 PGF_PFMEMALLOC = 4
 PG_ALLOCATED = 3
 ZONE_RECLAIM_ACTIVE = 2
+PF_MEMALLOC = 0x800
 
 # What callers use: (mask, weight).  __GFP_DIRECT_RECLAIM is 0x400, __GFP_KSWAPD_RECLAIM 0x800.
 MASKS: tuple[tuple[int, int], ...] = (
@@ -65,6 +67,7 @@ MASKS: tuple[tuple[int, int], ...] = (
     (0x2008C0, 2),  # __GFP_THISNODE
     (0x3008CA, 2),  # __GFP_THISNODE, movable
 )
+RARE = ("bulk", "bulk", "exact", "split", "split", "thin", "drain", "drain_all", "kswapd", "kswapd", "memalloc")
 ORDERS = (30, 8, 5, 4, 2, 3, 2, 1, 1, 1, 1)
 
 
@@ -284,6 +287,12 @@ class Pair:
         self.compiled.drain_all_pages()
         return True
 
+    def op_memalloc(self, on: bool) -> bool:
+        """The task that makes the requests gets or loses PF_MEMALLOC."""
+        self.naive.pf_memalloc = on
+        self.compiled.task_flags = PF_MEMALLOC if on else 0
+        return True
+
     def op_kswapd(self, number: int, active: bool) -> bool:
         """What kswapd leaves in a zone: its boost is gone, and it is at work or not."""
         zone = self.naive.zones[number % len(self.naive.zones)]
@@ -369,7 +378,9 @@ class Pair:
 
 def special(pair: Pair, rng: Random, cpu: int, live: Sequence[int], slot: int, node: int | None) -> Op:
     """One of the rarer operations."""
-    kind = rng.choice(("bulk", "bulk", "exact", "split", "split", "thin", "drain", "drain_all", "kswapd", "kswapd"))
+    kind = rng.choice(
+        ("bulk", "bulk", "exact", "split", "split", "thin", "drain", "drain_all", "kswapd", "kswapd", "memalloc")
+    )
     gfp = rng.choice((0x8C0, 0x1008CA, 0xCC0, 0xA20, 0x8D0))
     if kind == "bulk":
         return ("bulk", slot, gfp, rng.choice((1, 2, 4, 16, 64, 200)), cpu, node)
@@ -379,6 +390,8 @@ def special(pair: Pair, rng: Random, cpu: int, live: Sequence[int], slot: int, n
         return ("split", rng.choice(live))
     if kind == "thin" and live:
         return ("thin", rng.choice(live), cpu)
+    if kind == "memalloc":
+        return ("memalloc", rng.random() < 0.2)
     if kind == "kswapd":
         return ("kswapd", rng.randrange(5), rng.random() < 0.2)
     return ("drain" if kind == "drain" else "drain_all", cpu)
@@ -469,12 +482,14 @@ def shrink(failure: Failure, make: Make, tries: int) -> Failure:
     """Leave out operations, in ever smaller pieces, as long as some difference remains."""
     ops, reason = failure.ops, failure.reason
     piece = max(1, len(ops) // 2)
-    while tries > 0:
+    budget = SHRINK_OPS
+    while tries > 0 and budget > 0:
         at = 0
         shorter = False
-        while at < len(ops) and tries > 0:
+        while at < len(ops) and tries > 0 and budget > 0:
             candidate = ops[:at] + ops[at + piece :]
             tries -= 1
+            budget -= len(candidate)
             found = replay(failure.shape, failure.seed, candidate, make)
             if found is None:
                 at += piece

@@ -123,6 +123,7 @@ class NaivePageAllocator:
         self.cpu_node = list(cpu_node)
         self.watermark_boost_factor = watermark_boost_factor
         self.page_group_by_mobility_disabled = page_group_by_mobility_disabled
+        self.pf_memalloc = False  # the current task has PF_MEMALLOC
         self.lru: set[int] = set()  # frames in use that could be migrated
         self.pcp_type: dict[int, int] = {}  # page->index of the blocks on per-CPU lists
         self.allocated: dict[int, int] = {}  # blocks given out: frame -> order
@@ -640,7 +641,8 @@ class NaivePageAllocator:
         return flags | self.flags_cma(gfp)
 
     def reserve_flags(self, gfp: int) -> int:
-        return ALLOC_NO_WATERMARKS if gfp & GFP_MEMALLOC and not gfp & GFP_NOMEMALLOC else 0
+        """__gfp_pfmemalloc_flags of a task that is no victim of the OOM killer."""
+        return ALLOC_NO_WATERMARKS if (gfp & GFP_MEMALLOC or self.pf_memalloc) and not gfp & GFP_NOMEMALLOC else 0
 
     def slowpath(self, gfp: int, order: int, ac: AllocContext, cpu: int) -> int | None:
         """__alloc_pages_slowpath where compaction is skipped, reclaim frees nothing and the OOM killer kills nobody."""
@@ -660,7 +662,7 @@ class NaivePageAllocator:
             if reserve_flags:
                 alloc_flags = reserve_flags | self.flags_cma(gfp) | (alloc_flags & ALLOC_KSWAPD)
             pfn = self.get_page_from_freelist(gfp, order, alloc_flags, ac, cpu)
-            if pfn is not None or not can_direct_reclaim:
+            if pfn is not None or not can_direct_reclaim or self.pf_memalloc:
                 return pfn
             if gfp & GFP_NORETRY:
                 return None

@@ -456,17 +456,19 @@ class NaiveSlub:
                 self.discard_slab(slab, cpu)
         return any(node.nr_slabs for node in cache.nodes)
 
-    def kmem_cache_destroy(self, cache: Cache) -> bool:
-        """Give all slabs back; False if objects are left."""
+    def kmem_cache_destroy(self, cache: Cache, cpu: int = 0) -> bool:
+        """Give all slabs back; False if objects are left, on the first node that has any."""
         self.flush_all(cache)
         for node in cache.nodes:
             empty = [slab for slab in node.partial.values() if slab.inuse == 0]
             for slab in empty:
                 del node.partial[slab.pfn]
             for slab in reversed(empty):
-                self.discard_slab(slab, 0)
+                self.discard_slab(slab, cpu)
             if node.partial or node.nr_slabs:
                 return False
+        if cache.flags & SLAB_TYPESAFE_BY_RCU:
+            self.rcu_barrier(cpu)  # done later in the kernel, before the cache itself goes
         return True
 
     # ---- kmalloc
@@ -504,6 +506,20 @@ class NaiveSlub:
             self.pages.free_pages(pfn, self.large.pop(pfn), cpu)
         else:
             self.kmem_cache_free(pfn, number, cpu)
+
+    def ksize(self, one: Object) -> int:
+        """How many bytes the owner of a kmalloc object may use: all of it, in a cache without debugging."""
+        pfn, number = one
+        return 1 << (self.large[pfn] + PAGE_SHIFT) if number < 0 else self.slabs[pfn].cache.size
+
+    def krealloc(self, one: Object, size: int, gfp: int, cpu: int = 0) -> Object | None:
+        """The same object if the size fits into it, else a new one."""
+        if self.ksize(one) >= size:
+            return one
+        new = self.kmalloc(size, gfp, cpu)
+        if new is not None:
+            self.kfree(*one, cpu)
+        return new
 
     # ---- what there is to compare
 

@@ -129,6 +129,24 @@ class SlubPair(Pair):
     def compiled_object(self, address: int | None) -> Object | None:
         return None if address is None else self.slub.where(address)
 
+    def kmalloc_object(self, address: int | None) -> Object | None:
+        """The same for kmalloc, where it may be pages of its own."""
+        if address is not None and self.slub.large_order(address) >= 0:
+            return address // PAGE_SIZE, -1
+        return self.compiled_object(address)
+
+    def is_kmalloc(self, one: Object) -> bool:
+        pfn, number = one
+        return number < 0 or self.naive_slub.slabs[pfn].cache.name.startswith("kmalloc")
+
+    def smallest(self, size: int, gfp: int) -> int:
+        """Objects in the smallest slab of the cache that kmalloc takes."""
+        if size > KMALLOC_MAX_CACHE_SIZE:
+            return 1
+        cache = self.naive_slub.kmalloc_caches[self.naive_slub.kmalloc_type(gfp)][self.naive_slub.kmalloc_index(size)]
+        assert cache is not None
+        return cache.min_objects
+
     def address(self, one: Object) -> int:
         pfn, number = one
         size = self.naive_slub.slabs[pfn].cache.size
@@ -200,20 +218,41 @@ class SlubPair(Pair):
             return False
         self.on(cpu)
         self.start = start
-        if size <= KMALLOC_MAX_CACHE_SIZE:
-            row = self.naive_slub.kmalloc_caches[self.naive_slub.kmalloc_type(gfp)]
-            cache = row[self.naive_slub.kmalloc_index(size)]
-            assert cache is not None
-            self.slub.start_object = start % cache.min_objects
+        self.slub.start_object = start % self.smallest(size, gfp)
         naive = self.naive_slub.kmalloc(size, gfp, cpu)
-        address = self.slub.kmalloc(size, gfp)
-        if address is not None and self.slub.large_order(address) >= 0:
-            compiled: Object | None = (address // PAGE_SIZE, -1)
-        else:
-            compiled = self.compiled_object(address)
-        self.same(("m", slot, size, hex(gfp), cpu, start), naive, compiled)
+        self.same(("m", slot, size, hex(gfp), cpu, start), naive, self.kmalloc_object(self.slub.kmalloc(size, gfp)))
         if naive is not None:
             self.objects[slot] = [naive]
+        return True
+
+    def op_z(self, slot: int, size: int, gfp: int, cpu: int, start: int) -> bool:
+        """krealloc, of what `m` gave."""
+        held = self.objects.get(slot)
+        if held is None or len(held) != 1 or not self.is_kmalloc(held[0]):
+            return False
+        self.on(cpu)
+        self.start = start
+        self.slub.start_object = start % self.smallest(size, gfp)
+        pfn, number = held[0]
+        old = pfn * PAGE_SIZE if number < 0 else self.address(held[0])
+        self.same(("ksize", slot), self.naive_slub.ksize(held[0]), self.slub.ksize(old))
+        naive = self.naive_slub.krealloc(held[0], size, gfp, cpu)
+        self.same(
+            ("z", slot, size, hex(gfp), cpu, start), naive, self.kmalloc_object(self.slub.krealloc(old, size, gfp))
+        )
+        if naive is not None:
+            self.objects[slot] = [naive]
+        return True
+
+    def op_destroy(self, cache: int, cpu: int) -> bool:
+        """kmem_cache_destroy; if it can be done, the same cache is made again."""
+        self.on(cpu)
+        made = self.slub.geometries[self.indexes[cache]]
+        old = self.caches[cache]
+        naive = self.naive_slub.kmem_cache_destroy(old, cpu)
+        self.same(("destroy", cache, cpu), naive, self.slub.kmem_cache_destroy(self.indexes[cache]))
+        if naive:
+            self.indexes[cache] = self.slub.kmem_cache_create(made, old.random_seq)
         return True
 
     def op_shrink(self, cache: int, cpu: int) -> bool:
@@ -352,7 +391,7 @@ class SlubPair(Pair):
         return ("K", live.pop(), cpu)
 
     def rare_operation(self, rng: Random, caches: list[int], cpu: int, slot: int, live: list[int], start: int) -> Op:
-        kind = rng.choice(("kb", "kb", "Kb", "Kb", "shrink", "rcu", "page"))
+        kind = rng.choice(("kb", "kb", "Kb", "Kb", "z", "z", "shrink", "destroy", "rcu", "page"))
         if kind == "kb":
             return ("kb", slot, rng.choice(caches), rng.choice(MASKS), rng.choice((1, 3, 17, 60)), cpu, start)
         if kind == "Kb" and live:
@@ -360,8 +399,17 @@ class SlubPair(Pair):
             large = [one for one in slots if self.objects[one][0][1] < 0]
             live += large
             return ("Kb", tuple(one for one in slots if one not in large), cpu)
-        if kind == "shrink":
-            return ("shrink", rng.choice(caches), cpu)
+        if kind == "z" and live:
+            return (
+                "z",
+                rng.choice(live),
+                rng.choice((1, 40, 100, 700, 5000, 20_000)),
+                rng.choice(KMALLOC_MASKS),
+                cpu,
+                start,
+            )
+        if kind in ("shrink", "destroy"):
+            return (kind, rng.choice(caches), cpu)
         if kind == "page":
             op = special(self, rng, cpu, [], slot, None)
             return op if op[0] in ("drain", "drain_all", "kswapd") else ("drain", cpu)

@@ -65,6 +65,7 @@ cdef class PageAllocator(PcpLists):
     cdef int free_to_buddy(self, uint32_t pfn, uint32_t order, int fpi) except -1
     cdef uint32_t retry_with_reserves(self, uint32_t gfp, uint32_t order, uint32_t *alloc_flags, AllocContext *ac) except? 0xFFFFFFFE
     cdef uint32_t slowpath_reclaim(self, uint32_t gfp, uint32_t order, uint32_t alloc_flags, AllocContext *ac) except? 0xFFFFFFFE
+    cdef uint32_t cpuset_fallback(self, uint32_t gfp, uint32_t order, uint32_t alloc_flags, AllocContext *ac) except? 0xFFFFFFFE
     cdef uint32_t nopage(self, object request) except? 0xFFFFFFFE
     cdef object request(self, uint32_t gfp, uint32_t order, uint32_t alloc_flags, AllocContext *ac)
     cdef uint32_t pfmemalloc_flags(self, uint32_t gfp) except? 0xFFFFFFFE

@@ -518,7 +518,7 @@ class PageAllocator(PcpLists):
                 if self.may_oom(gfp, order, ac):
                     killed = self.hooks.out_of_memory(request)
                     if gfp & GFP_NOFAIL_BIT:  # helped whether or not something was killed
-                        pfn = self.get_page_from_freelist(gfp, order, ALLOC_NO_WATERMARKS, ac)
+                        pfn = self.cpuset_fallback(gfp, order, ALLOC_NO_WATERMARKS, ac)
                         if pfn != _NONE:
                             return pfn
                     if killed:
@@ -526,11 +526,21 @@ class PageAllocator(PcpLists):
                         continue
             if not gfp & GFP_NOFAIL_BIT:
                 return self.nopage(request)
-            pfn = self.get_page_from_freelist(gfp, order, ALLOC_MIN_RESERVE, ac)
+            pfn = self.cpuset_fallback(gfp, order, ALLOC_MIN_RESERVE, ac)
             if pfn != _NONE:
                 return pfn
             if not self.hooks.wait(request):
                 return self.nopage(request)
+
+    def cpuset_fallback(self, gfp, order, alloc_flags, ac):
+        """Two attempts: within the task's cpuset, then anywhere, which is the same here.
+
+        Source: mm/page_alloc.c:__alloc_pages_cpuset_fallback @6.1.192
+        """
+        pfn: cython.uint = self.get_page_from_freelist(gfp, order, alloc_flags | ALLOC_CPUSET, ac)
+        if pfn == _NONE:
+            pfn = self.get_page_from_freelist(gfp, order, alloc_flags, ac)
+        return pfn
 
     def nopage(self, request):
         """Fail, or say that the kernel would never return.

@@ -716,7 +716,8 @@ class Slub(Slabs):
         Returns
         -------
         bool
-            False if objects are still in use: the cache stays, without its empty slabs.
+            False if objects are still in use: the cache stays, without the empty slabs
+            of the nodes up to the first that has objects in use.
 
         Source: mm/slub.c:__kmem_cache_shutdown, mm/slab_common.c:shutdown_cache @6.1.192
         """
@@ -725,8 +726,8 @@ class Slub(Slabs):
             self.flush_cpu_slab(cache, cpu)
         for node in range(self.nr_nodes):
             self.free_partial(cache, node)
-        if self.nr_slabs(cache):
-            return False
+            if self.nodes[cache * self.nr_nodes + node].nr_slabs:
+                return False  # the nodes behind it are left as they are
         if self.caches[cache].flags & _SLAB_TYPESAFE_BY_RCU:
             self.rcu_barrier()
         self.caches[cache].live = 0
