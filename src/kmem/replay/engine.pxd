@@ -13,8 +13,9 @@ cdef enum:                        # Entry.kind
     EMPTY = 0
     OBJECT = 1                    # from a cache or kmalloc
     PAGES = 2                     # from the page allocator
-    SLAB_PAGES = 3                # pages that a slab or a large kmalloc of the trace lives in
+    SLAB_PAGES = 3                # pages of the trace that the model has none for: a slab's, a large kmalloc's, refused ones
     GONE = 4                      # not live any more
+    REFUSED = 5                   # an object that the trace has and the model could not give
 
 cdef struct Entry:                # what is live in the trace: half a cache line
     uint64_t key                  # its pointer or frame number there

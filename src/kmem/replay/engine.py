@@ -205,7 +205,7 @@ class LiveTable:
 
     def live(self):
         """The entries in use, as a NumPy array of dtype :data:`ENTRY_DTYPE`, in the order of their keys."""
-        taken = self.array[(self.array["kind"] != EMPTY) & (self.array["kind"] != GONE)]
+        taken = self.array[~np.isin(self.array["kind"], (EMPTY, GONE, REFUSED))]
         return taken[np.argsort(taken["key"], kind="stable")]
 
 
@@ -459,6 +459,16 @@ class ReplayEngine:
             address = self.slub.cache_alloc(cache, gfp, node)
         if address == _NULL:
             self.failure(kind, 0, bytes_req, gfp, site, cache)
+            if failed:
+                return 0
+            entry = self.objects.find(key)
+            if entry != cython.NULL:
+                self.nr_double_allocations += 1
+                self.free_entry(entry)
+            entry = self.objects.insert(key)  # its free will come, and is not unknown
+            entry.kind = REFUSED
+            entry.cache = _UNBOUND
+            entry.site = site
             return 0
         if address == _ZERO_SIZE:
             return 0
@@ -485,6 +495,8 @@ class ReplayEngine:
     def free_entry(self, entry):
         """Free an object in the model and forget it."""
         address: uint64_t = entry.target & _TARGET_MASK
+        if entry.kind == REFUSED:
+            return self.objects.remove(entry)
         count_free(cython.address(self.sites[entry.site]), entry.bytes_req, entry.bytes_alloc)
         if entry.cache != _UNBOUND:
             count_free(cython.address(self.caches[entry.cache]), entry.bytes_req, entry.bytes_alloc)
@@ -623,6 +635,15 @@ class ReplayEngine:
         if got == 0xFFFFFFFF:
             usage.failures += 1
             self.failure(EV_MM_PAGE_ALLOC, order, size, gfp, 0, _UNBOUND)
+            if failed:
+                return 0
+            entry = self.blocks.find(pfn)
+            if entry != cython.NULL:
+                self.nr_double_allocations += entry.kind == PAGES
+                self.free_block(entry)
+            entry = self.blocks.insert(pfn)
+            entry.kind = SLAB_PAGES
+            entry.order = order
             return 0
         if failed:
             return self.allocator.free_pages_order(got, order)
