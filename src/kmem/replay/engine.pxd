@@ -9,12 +9,12 @@ from kmem.mm.slub cimport Slub
 cdef extern from *:               # a hint of the compiler: has no effect but on time
     void prefetch "__builtin_prefetch" (const void *address) noexcept nogil
 
-cdef enum:                        # Entry.kind
+cdef enum:                        # Entry.kind; from OBJECT on it is live
     EMPTY = 0
-    OBJECT = 1                    # from a cache or kmalloc
-    PAGES = 2                     # from the page allocator
-    SLAB_PAGES = 3                # pages of the trace that the model has none for: a slab's, a large kmalloc's, refused ones
-    GONE = 4                      # not live any more
+    GONE = 1                      # keeps its key, which will come again
+    OBJECT = 2                    # from a cache or kmalloc
+    PAGES = 3                     # from the page allocator
+    SLAB_PAGES = 4                # pages of the trace that the model has none for: a slab's, a large kmalloc's, refused ones
     REFUSED = 5                   # an object that the trace has and the model could not give
 
 cdef struct Entry:                # what is live in the trace: half a cache line
@@ -33,8 +33,9 @@ cdef class LiveTable:
     cdef Entry[::1] entries
     cdef readonly uint64_t count
     cdef uint64_t mask, used      # used: slots with a key, live or gone
-    cdef Entry *find(self, uint64_t key) except? NULL
-    cdef Entry *insert(self, uint64_t key) except NULL
+    cdef Entry *find(self, uint64_t key) except NULL
+    cdef Entry *find_room(self, uint64_t key) except NULL
+    cdef int take(self, Entry *entry, uint64_t key, uint8_t kind) except -1
     cdef int remove(self, Entry *entry) except -1
     cdef int grow(self) except -1
 

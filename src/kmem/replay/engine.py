@@ -99,6 +99,7 @@ ZERO_SIZE_PTR = cython.declare(uint64_t, 16)
 
 _NULL = cython.declare(uint64_t, 0xFFFFFFFFFFFFFFFF)
 _ZERO_SIZE = cython.declare(uint64_t, 0xFFFFFFFFFFFFFFFE)
+_NO_FRAME = cython.declare(uint32_t, 0xFFFFFFFF)
 _NO_PFN = cython.declare(uint64_t, 0xFFFFFFFFFFFFFFFF)
 _UNBOUND = cython.declare(uint32_t, UNBOUND)
 _UNNAMED = cython.declare(uint32_t, UNNAMED)
@@ -155,26 +156,25 @@ class LiveTable:
         self.used = 0
 
     def find(self, key):
-        """The live entry of `key`, or NULL."""
+        """The entry of `key`: a live one, or else the one that it would take."""
         i: uint64_t = hash_key(key) & self.mask
-        while self.entries[i].kind != EMPTY:
-            if self.entries[i].key == key:
-                return cython.NULL if self.entries[i].kind == GONE else cython.address(self.entries[i])
-            i = (i + 1) & self.mask
-        return cython.NULL
-
-    def insert(self, key):
-        """A new entry for `key`, which must not be live; the caller gives it a kind at once."""
-        i: uint64_t
-        if self.used * 8 >= self.mask * 5:
-            self.grow()
-        i = hash_key(key) & self.mask
         while self.entries[i].kind != EMPTY and self.entries[i].key != key:
             i = (i + 1) & self.mask
-        self.used += self.entries[i].kind == EMPTY
-        self.entries[i].key = key
-        self.count += 1
         return cython.address(self.entries[i])
+
+    def find_room(self, key):
+        """The same, with room made for one more entry: it may be taken."""
+        if self.used * 8 >= self.mask * 5:
+            self.grow()
+        return self.find(key)
+
+    def take(self, entry, key, kind):
+        """Make an entry that is not live that of `key`."""
+        self.used += entry.kind == EMPTY
+        self.count += 1
+        entry.key = key
+        entry.kind = kind
+        return 0
 
     def remove(self, entry):
         """Make an entry wait for its key to come again."""
@@ -196,7 +196,7 @@ class LiveTable:
         self.mask = size - 1
         self.used = self.count
         for i in range(before.shape[0]):
-            if before[i].kind != EMPTY and before[i].kind != GONE:
+            if before[i].kind >= OBJECT:
                 j = hash_key(before[i].key) & self.mask
                 while self.entries[j].kind != EMPTY:
                     j = (j + 1) & self.mask
@@ -205,7 +205,7 @@ class LiveTable:
 
     def live(self):
         """The entries in use, as a NumPy array of dtype :data:`ENTRY_DTYPE`, in the order of their keys."""
-        taken = self.array[~np.isin(self.array["kind"], (EMPTY, GONE, REFUSED))]
+        taken = self.array[np.isin(self.array["kind"], (OBJECT, PAGES, SLAB_PAGES))]
         return taken[np.argsort(taken["key"], kind="stable")]
 
 
@@ -461,12 +461,11 @@ class ReplayEngine:
             self.failure(kind, 0, bytes_req, gfp, site, cache)
             if failed:
                 return 0
-            entry = self.objects.find(key)
-            if entry != cython.NULL:
+            entry = self.objects.find_room(key)
+            if entry.kind >= OBJECT:
                 self.nr_double_allocations += 1
                 self.free_entry(entry)
-            entry = self.objects.insert(key)  # its free will come, and is not unknown
-            entry.kind = REFUSED
+            self.objects.take(entry, key, REFUSED)  # its free will come, and is not unknown
             entry.cache = _UNBOUND
             entry.site = site
             return 0
@@ -474,12 +473,11 @@ class ReplayEngine:
             return 0
         if failed:  # the real kernel had none; what the model gave has no one to free it
             return self.slub.kfree_object(address)
-        entry = self.objects.find(key)
-        if entry != cython.NULL:
+        entry = self.objects.find_room(key)
+        if entry.kind >= OBJECT:
             self.nr_double_allocations += 1
             self.free_entry(entry)
-        entry = self.objects.insert(key)
-        entry.kind = OBJECT
+        self.objects.take(entry, key, OBJECT)
         entry.target = address | cython.cast(uint64_t, self.allocator.cpu) << _CPU_SHIFT
         entry.bytes_req = bytes_req
         entry.bytes_alloc = bytes_alloc
@@ -513,7 +511,7 @@ class ReplayEngine:
             return 0  # kfree(NULL), or of what a request of no bytes got
         entry = self.objects.find(key)
         self.nr_frees += 1
-        if entry == cython.NULL:
+        if entry.kind < OBJECT:
             self.nr_unknown_frees += 1
             return 0
         if name != _UNNAMED and entry.cache != _UNBOUND and self.cache_names[entry.cache] != name:
@@ -596,12 +594,11 @@ class ReplayEngine:
             else:
                 mine = self.candidates[c.base + i].pid == pid
             if mine and not self.candidates[c.base + i].failed:
-                entry = self.blocks.find(self.candidates[c.base + i].pfn)
-                if entry != cython.NULL:
+                entry = self.blocks.find_room(self.candidates[c.base + i].pfn)
+                if entry.kind >= OBJECT:
                     self.nr_double_allocations += entry.kind == PAGES
                     self.free_block(entry)
-                entry = self.blocks.insert(self.candidates[c.base + i].pfn)
-                entry.kind = SLAB_PAGES
+                self.blocks.take(entry, self.candidates[c.base + i].pfn, SLAB_PAGES)
                 entry.order = self.candidates[c.base + i].order
                 self.nr_slab_pages += 1
                 self.drop_candidate(c, i)
@@ -612,11 +609,10 @@ class ReplayEngine:
         if self.page_offset and c.last_pfn <= pfn < c.last_pfn + (cython.cast(uint64_t, 1) << c.last_order):
             # SLUB's second try, for its smallest order, carries the caller's own flags
             entry = self.blocks.find(c.last_pfn)
-            if entry != cython.NULL and entry.kind == PAGES:
+            if entry.kind == PAGES:
                 self.nr_requests -= 1
                 self.free_block(entry)
-                entry = self.blocks.insert(c.last_pfn)
-                entry.kind = SLAB_PAGES
+                self.blocks.take(entry, c.last_pfn, SLAB_PAGES)
                 entry.order = c.last_order
                 self.nr_slab_pages += 1
         c.last_pfn = _NO_PFN
@@ -632,27 +628,25 @@ class ReplayEngine:
         if (gfp >> 3) & 3 == 3:
             gfp &= ~_GFP_MOVABLE  # contradictory: no kernel asks for both
         got = self.allocator.alloc_pages_node(-1, gfp & ~_GFP_NOFAIL, order)
-        if got == 0xFFFFFFFF:
+        if got == _NO_FRAME:
             usage.failures += 1
             self.failure(EV_MM_PAGE_ALLOC, order, size, gfp, 0, _UNBOUND)
             if failed:
                 return 0
-            entry = self.blocks.find(pfn)
-            if entry != cython.NULL:
+            entry = self.blocks.find_room(pfn)
+            if entry.kind >= OBJECT:
                 self.nr_double_allocations += entry.kind == PAGES
                 self.free_block(entry)
-            entry = self.blocks.insert(pfn)
-            entry.kind = SLAB_PAGES
+            self.blocks.take(entry, pfn, SLAB_PAGES)
             entry.order = order
             return 0
         if failed:
             return self.allocator.free_pages_order(got, order)
-        entry = self.blocks.find(pfn)
-        if entry != cython.NULL:
+        entry = self.blocks.find_room(pfn)
+        if entry.kind >= OBJECT:
             self.nr_double_allocations += entry.kind == PAGES
             self.free_block(entry)
-        entry = self.blocks.insert(pfn)
-        entry.kind = PAGES
+        self.blocks.take(entry, pfn, PAGES)
         entry.target = got
         entry.order = order
         entry.cache = (gfp >> 3) & 3
@@ -684,12 +678,11 @@ class ReplayEngine:
         self.allocator.pages[first].flags &= ~PGF_HEAD
         self.allocator.split_page(first, saved.order)
         for i in range(cython.cast(uint64_t, 1) << saved.order):
-            entry = self.blocks.find(pfn + i)
-            if entry != cython.NULL:
+            entry = self.blocks.find_room(pfn + i)
+            if entry.kind >= OBJECT:
                 self.nr_double_allocations += entry.kind == PAGES
                 self.free_block(entry)
-            entry = self.blocks.insert(pfn + i)
-            entry.kind = PAGES
+            self.blocks.take(entry, pfn + i, PAGES)
             entry.target = first + i
             entry.order = 0
             entry.cache = saved.cache
@@ -707,16 +700,16 @@ class ReplayEngine:
         if order >= MAX_ORDER:
             self.nr_unknown_page_frees += 1
             return 0
-        if entry == cython.NULL:
+        if entry.kind < OBJECT:
             for here in range(self.nr_cpus):  # allocated a moment ago, and still waiting?
                 c = cython.address(self.cpus[here])
                 for o in range(c.waiting):
                     if self.candidates[c.base + o].pfn == pfn:
                         self.settle(c, True)
-                        return self.release_pages(pfn, order) if self.blocks.find(pfn) != cython.NULL else 0
+                        return self.release_pages(pfn, order) if self.blocks.find(pfn).kind >= OBJECT else 0
             for o in range(order + 1, MAX_ORDER):
                 entry = self.blocks.find(pfn & ~((cython.cast(uint64_t, 1) << o) - 1))
-                if entry != cython.NULL and entry.order >= o:
+                if entry.kind >= OBJECT and entry.order >= o:
                     break
             else:
                 self.nr_unknown_page_frees += 1
@@ -726,7 +719,7 @@ class ReplayEngine:
                 self.split_block(entry.key, order)
             for i in range(cython.cast(uint64_t, 1) << order):
                 entry = self.blocks.find(pfn + i)
-                if entry != cython.NULL and entry.kind == PAGES:
+                if entry.kind == PAGES:
                     self.free_block(entry)
             return 0
         return self.free_block(entry)
