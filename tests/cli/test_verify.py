@@ -104,8 +104,6 @@ def test_a_difference_in_the_end_state(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 KINDS = {
-    "vmalloc": [{"i": 1, "op": "v", "size": 4096}, {"i": 2, "op": "V"}],
-    "mempool": [{"i": 0, "op": "c", "cid": 0}, {"i": 1, "op": "p"}, {"i": 2, "op": "q"}],
     "poison": [{"i": 0, "op": "c"}, {"i": 1, "op": "k"}, {"i": 2, "op": "h", "hex": "6b"}],
     "reports": [{"note": "double free"}, {"i": 1, "op": "k"}, {"i": 2, "op": "KX"}],
     "logs": [{"t": "dump", "name": "before_request"}, {"t": "enddump"}],

@@ -78,6 +78,14 @@ def _check(kind: str, path: Path, stop_at_first: bool) -> Result:
         from kmem.verify.geometry import verify_geometry
 
         return verify_geometry(path, stop_at_first=stop_at_first)
+    if kind == "vmalloc":
+        from kmem.verify.vmalloc import verify_vmalloc
+
+        return verify_vmalloc(path, stop_at_first=stop_at_first)
+    if kind == "mempool":
+        from kmem.verify.mempool import verify_mempool
+
+        return verify_mempool(path, stop_at_first=stop_at_first)
     from kmem.verify.zones import verify_zones
 
     return verify_zones(path)

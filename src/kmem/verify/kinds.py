@@ -22,7 +22,7 @@ from kmem.machine.records import open_recording
 __all__ = ["SUPPORTED", "find_recordings", "kind_of"]
 
 #: The kinds that can be verified.
-SUPPORTED = ("pages", "slab", "geometry", "zones")
+SUPPORTED = ("pages", "slab", "geometry", "zones", "vmalloc", "mempool")
 
 _CSV_HEADER = b"type,gfp,size_from,size_to,ksize"
 _TAGS = re.compile(rb'"(op|t)":\s*"([^"\n]{1,40})"')
