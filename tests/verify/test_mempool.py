@@ -19,6 +19,8 @@ DATA = Path(__file__).parent.parent / "data" / "misc"
 RECORDINGS = sorted(DATA.glob("*/mempool-*.jsonl.zst"))
 COMPARED = frozenset("pqQRy")
 
+NONSENSE: tuple[Any, ...] = (None, -1, 1 << 62, "x", [], {}, [[]])
+
 
 def lines_of(path: Path) -> list[Record]:
     return [record for _, record in read_records(path)]
@@ -207,7 +209,7 @@ def test_every_field_of_every_operation_may_be_nonsense(tour: list[Record], tmp_
             if (kind, field) in seen or field in ("op", "t") or record.get("op") not in COMPARED | {None}:
                 continue
             seen.add((kind, field))
-            for value in (None, -1, 1 << 62, "x", [], {}, [[]]):
+            for value in NONSENSE:
                 altered = [*tour[:place], record | {field: value}, *tour[place + 1 :]]
                 try:
                     verify_mempool(write(tmp_path / "mempool.jsonl", altered), stop_at_first=True)

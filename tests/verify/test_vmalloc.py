@@ -20,6 +20,8 @@ RECORDINGS = sorted(DATA.glob("*/vmalloc-*.jsonl.zst"))
 EXACT = DATA / "amd64" / "vmalloc-exact.jsonl.zst"
 PAGE = 4096
 
+NONSENSE: tuple[Any, ...] = (None, -1, 1 << 62, "x", [], {}, [[]])
+
 
 def lines_of(path: Path) -> list[Record]:
     return [record for _, record in read_records(path)]
@@ -233,7 +235,7 @@ def test_every_field_may_be_nonsense(short: list[Record], tmp_path: Path) -> Non
             if (kind, field) in seen or field in ("op", "t"):
                 continue
             seen.add((kind, field))
-            for value in (None, -1, 1 << 62, "x", [], {}, [[]]):
+            for value in NONSENSE:
                 altered = [*short[:place], record | {field: value}, *short[place + 1 :]]
                 try:
                     verify_vmalloc(write(tmp_path / "vmalloc.jsonl", altered), stop_at_first=True)
