@@ -469,6 +469,10 @@ def test_a_block_goes_when_all_of_it_was_used_or_nothing_of_it_is() -> None:
         vm.vm_unmap_ram(third, 1)
     with pytest.raises(StateError, match="was made by vm_map_ram"):
         vm.vm_unmap_ram(third, 40)
+    fourth = vm.vm_map_ram([1])
+    assert fourth is not None
+    with pytest.raises(StateError, match="no mapping of 0 pages"):
+        vm.vm_unmap_ram(fourth, 0)
     with pytest.raises(ValueError, match="not mapped through a block"):
         vm.vm_map_ram([])
     vm.validate()

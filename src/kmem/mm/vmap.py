@@ -634,8 +634,8 @@ class VmapSpace:
         """
         bits = self.layout.vmap_bbmap_bits
         block = self._blocks.get(addr & -(bits << PAGE_SHIFT))
-        taken = 1 << (nr_pages - 1).bit_length()
-        if block is None or block.dirty + taken > bits - block.free or addr % PAGE_SIZE:
+        taken = 1 << max(nr_pages - 1, 0).bit_length()
+        if block is None or nr_pages <= 0 or block.dirty + taken > bits - block.free or addr % PAGE_SIZE:
             raise StateError(f"no mapping of {nr_pages} pages at {addr:#x} was made by vm_map_ram")
         offset = (addr - block.va.va_start) >> PAGE_SHIFT
         block.dirty_min = min(block.dirty_min, offset)
