@@ -104,7 +104,7 @@ class Slub(Slabs):
         Source: mm/slub.c:kmem_cache_alloc_node @6.1.192
         """
         address: cython.ulonglong = self.slab_alloc(cache, gfp, node)
-        if self.allocator.trace.enabled:
+        if self.allocator.trace.enabled >> TP_KMEM_CACHE_ALLOC & 1:
             self.object_event(TP_KMEM_CACHE_ALLOC, address, self.geometries[cache].object_size, cache, gfp)
         return address
 
@@ -438,7 +438,7 @@ class Slub(Slabs):
 
         Source: mm/slub.c:kmem_cache_free @6.1.192
         """
-        if self.allocator.trace.enabled:
+        if self.allocator.trace.enabled >> TP_KMEM_CACHE_FREE & 1:
             slab: cython.uint = self.slab_of(address)
             cache: cython.uint = NO_CACHE if slab == NO_SLAB else self.pages[slab].cache
             self.allocator.trace.object_event(TP_KMEM_CACHE_FREE, address, 0, 0, 0, cache)
@@ -529,7 +529,7 @@ class Slub(Slabs):
         if cache == NO_CACHE:
             raise StateError(f"kmalloc({size}, {gfp:#x}): this machine has no such kmalloc cache")
         address = self.slab_alloc(cache, gfp, node)
-        if self.allocator.trace.enabled:
+        if self.allocator.trace.enabled >> TP_KMALLOC & 1:
             self.object_event(TP_KMALLOC, address, size, cache, gfp)
         return address
 
@@ -553,7 +553,7 @@ class Slub(Slabs):
         if pfn != NO_SLAB:
             self.pages[pfn].kind = PG_LARGE
             address = cython.cast(cython.ulonglong, pfn) << _PAGE_SHIFT
-        if self.allocator.trace.enabled:
+        if self.allocator.trace.enabled >> TP_KMALLOC & 1:
             self.allocator.trace.object_event(
                 TP_KMALLOC, address, size, cython.cast(cython.ulonglong, 1) << (_PAGE_SHIFT + order), gfp, NO_CACHE
             )
@@ -565,7 +565,7 @@ class Slub(Slabs):
         Source: mm/slab_common.c:kfree @6.1.192
         """
         pfn: cython.ulonglong
-        if self.allocator.trace.enabled:
+        if self.allocator.trace.enabled >> TP_KFREE & 1:
             self.allocator.trace.object_event(TP_KFREE, address, 0, 0, 0, NO_CACHE)
         if address >= _ZERO:
             return 0

@@ -439,6 +439,7 @@ class ReplayEngine:
 
     def allocate(self, kind, key, bytes_req, bytes_alloc, gfp, site, name, node, failed):
         entry: cython.pointer(Entry)
+        page: cython.pointer(Page)
         address: uint64_t
         cache: uint32_t = _UNBOUND
         self.nr_requests += 1
@@ -453,7 +454,10 @@ class ReplayEngine:
             address = self.slub.kmalloc_node(bytes_req, gfp, node)
             if address < _ZERO_SIZE:
                 if bytes_req <= _KMALLOC_MAX_CACHE_SIZE:
-                    cache = self.slub.pages[self.slub.slab_of(address)].cache
+                    page = cython.address(self.slub.pages[address >> 12])
+                    if page.kind == PG_TAIL:
+                        page = cython.address(self.slub.pages[page.head])
+                    cache = page.cache
         else:
             cache = self.find_cache(site, bytes_req, bytes_alloc, name)
             address = self.slub.cache_alloc(cache, gfp, node)
