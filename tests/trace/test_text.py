@@ -412,7 +412,7 @@ def test_a_damaged_packed_trace_gives_what_is_readable(tmp_path: Path) -> None:
     [
         (b"", "empty"),
         (b"\n\n", "empty"),
-        (gzip.compress(b""), "empty"),
+        (gzip.compress(b"", mtime=0), "empty"),
         (b"\x1f\x8b\x08\x00garbage", "nothing readable"),
         (bytes(range(256)) * 100, "binary"),
         (b"\x17\x08\x44tracing6\0\0\0", "trace-cmd report"),
