@@ -625,12 +625,13 @@ class ReplayEngine:
     def allocate_pages(self, pfn, order, gfp, failed):
         got: uint32_t
         entry: cython.pointer(Entry)
-        usage: cython.pointer(Usage) = cython.address(self.orders[order * 4 + ((gfp >> 3) & 3)])
+        usage: cython.pointer(Usage)
         size: uint64_t = cython.cast(uint64_t, 4096) << order
         self.nr_requests += 1
         self.nr_failed_in_trace += failed
         if (gfp >> 3) & 3 == 3:
             gfp &= ~_GFP_MOVABLE  # contradictory: no kernel asks for both
+        usage = cython.address(self.orders[order * 4 + ((gfp >> 3) & 3)])
         got = self.allocator.alloc_pages_node(-1, gfp & ~_GFP_NOFAIL, order)
         if got == _NO_FRAME:
             usage.failures += 1
@@ -710,7 +711,10 @@ class ReplayEngine:
                 for o in range(c.waiting):
                     if self.candidates[c.base + o].pfn == pfn:
                         self.settle(c, True)
-                        return self.release_pages(pfn, order) if self.blocks.find(pfn).kind >= OBJECT else 0
+                        if self.blocks.find(pfn).kind < OBJECT:
+                            return 0
+                        self.nr_frees -= 1  # counted again
+                        return self.release_pages(pfn, order)
             for o in range(order + 1, MAX_ORDER):
                 entry = self.blocks.find(pfn & ~((cython.cast(uint64_t, 1) << o) - 1))
                 if entry.kind >= OBJECT and entry.order >= o:
