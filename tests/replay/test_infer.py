@@ -94,3 +94,23 @@ def test_a_single_pair_settles_nothing() -> None:
         for row in (page_alloc(0x500 + 8 * i, 1, GFP_SLAB), cache_alloc(KASLR_BASE + ((0x501 + 8 * i) << 12)))
     ]
     assert survey([batch(pairs)]).page_offset == KASLR_BASE
+
+
+def test_a_few_damaged_numbers_do_not_make_the_machine_larger() -> None:
+    rows = [page_alloc(0x100 + i, cpu=i % 2) for i in range(400)]
+    sound = infer_description(survey([batch(rows)]))[0]
+    rows[7] |= {"target": 0x4FAFFDCD}
+    rows[9] |= {"target": 0x3B230E}
+    rows[90] |= {"cpu": 801}
+    found = survey([batch(rows)])
+    assert found.nr_cpus == 2
+    description, assumed = infer_description(found)
+    assert (description.cpus, description.memory_bytes) == (2, sound.memory_bytes)
+    assert any("damage" in line for line in assumed)
+
+
+def test_memory_and_cpus_that_are_rarely_used_count() -> None:
+    rows = [page_alloc(0x100 + i) for i in range(400)] + [page_alloc(0x40000 + i, cpu=3) for i in range(10)]
+    found = survey([batch(rows)])
+    assert found.nr_cpus == 4
+    assert infer_description(found)[0].memory_bytes > 1 << 30

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kmem.errors import InputError
-from kmem.machine.description import MAX_ADDRESS, MachineDescription
+from kmem.machine.description import MAX_ADDRESS, MAX_CPUS, MachineDescription
 from kmem.replay.direct_map import DirectMapVotes
 from kmem.trace.events import Event, EventBatch, EventFlag
 
@@ -45,8 +45,8 @@ class Survey:
         Events in the table.
     first_ns, last_ns : int
         Times of the first and the last event; 0 if there is none.
-    nr_cpus : int
-        CPUs by the highest CPU number or the trace's own header.
+    cpus : dict of int to (int, int)
+        How many events each CPU has, and its number.
     max_pfn : int
         Highest frame of a page event, with its whole block; -1 if there is none.
     frames : dict of int to (int, int)
@@ -64,7 +64,7 @@ class Survey:
     events: int = 0
     first_ns: int = 0
     last_ns: int = 0
-    nr_cpus: int = 1
+    cpus: dict[int, tuple[int, int]] = field(default_factory=dict)
     max_pfn: int = -1
     frames: dict[int, tuple[int, int]] = field(default_factory=dict)
     mapped: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -86,7 +86,9 @@ class Survey:
             self.first_ns = int(batch.time_ns[0])
         self.last_ns = max(self.last_ns, int(batch.time_ns.max()))
         self.events += int(np.count_nonzero(batch.event != Event.LOST))
-        self.nr_cpus = max(self.nr_cpus, int(batch.cpu.max()) + 1)
+        for cpu, count in enumerate(np.bincount(batch.cpu).tolist()):
+            if count:
+                self.cpus[cpu] = self.cpus.get(cpu, (0, 0))[0] + count, cpu
         usable = (batch.flags & (EventFlag.FAILED | EventFlag.NO_POINTER)) == 0
         pages = usable & np.isin(batch.event, (Event.MM_PAGE_ALLOC, Event.MM_PAGE_FREE))
         if pages.any():
@@ -133,6 +135,11 @@ class Survey:
         for site, bytes_req, bytes_alloc, cache in zip(*(column[first].tolist() for column in columns), strict=True):
             key = (batch.strings.call_sites[site], bytes_req, bytes_alloc)
             self.cache_names.setdefault(key, batch.strings.caches[cache])
+
+    @property
+    def nr_cpus(self) -> int:
+        """CPUs by the highest CPU number, damaged numbers apart; at least 1."""
+        return _plausible_top(self.cpus) + 1 or 1
 
     @property
     def wide(self) -> bool:
@@ -209,14 +216,21 @@ def _count_frames(counts: dict[int, tuple[int, int]], pfns: npt.NDArray[np.int64
 
 
 def _plausible_top(counts: dict[int, tuple[int, int]]) -> int:
-    """The highest frame, but for a few far above all others: numbers that damage to the trace has left readable."""
-    spare = sum(count for count, _ in counts.values()) // 1000
+    """The highest number, but for a few far above all others, which damage to the trace has left readable.
+
+    One in 200 may be such, and up to three if there are few in all.
+    """
+    total = sum(count for count, _ in counts.values())
+    spare = max(total // 200, min(3, total // 50))
     pieces = sorted(counts, reverse=True)
-    for piece, below in itertools.pairwise(pieces):
+    top = 0
+    for place, (piece, below) in enumerate(itertools.pairwise(pieces), 1):
         spare -= counts[piece][0]
-        if spare < 0 or piece < 4 * (below + 1):
-            return counts[piece][1]
-    return counts[pieces[-1]][1] if pieces else -1
+        if spare < 0:
+            break
+        if piece >= 4 * (below + 1):
+            top = place
+    return counts[pieces[top]][1] if pieces else -1
 
 
 def survey(batches: Iterable[EventBatch]) -> Survey:
@@ -269,7 +283,9 @@ def infer_description(
     if found.max_pfn > top:
         assumed.append(f"page frames far above the others, up to {found.max_pfn:#x}, are damage and no memory")
     if cpus is None:
-        cpus = max(found.nr_cpus, nr_cpus)
+        # CPU numbers may have gaps, but not many; more than a kernel runs on are damage.
+        seen = nr_cpus if nr_cpus and found.nr_cpus > 4 * nr_cpus else max(found.nr_cpus, nr_cpus)
+        cpus = min(seen, MAX_CPUS[arch])
         source = "the trace says so" if nr_cpus else "highest CPU number"
         assumed.append(f"{cpus} CPU{'s' if cpus > 1 else ''}: {source}")
     if ram is not None:
