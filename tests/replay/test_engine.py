@@ -262,3 +262,36 @@ def test_a_live_table_starts_empty() -> None:
     table = LiveTable()
     assert table.count == 0
     assert len(table.live()) == 0
+
+
+def test_a_free_of_waiting_pages_is_one_free() -> None:
+    bench = Bench()
+    engine = bench.feed(page_alloc(8, 0, gfp=GFP_SLAB), page_free(8, 0))
+    assert (engine.nr_requests, engine.nr_frees, engine.nr_unknown_page_frees) == (1, 1, 0)
+    assert engine.blocks.count == 0
+
+
+def test_waiting_pages_are_made_on_the_cpu_that_asked() -> None:
+    """CPU 1 frees what CPU 0 asked for: the page comes from CPU 0's list."""
+    bench = Bench(cpus=2)
+    bench.feed(page_alloc(8, 0, gfp=GFP_SLAB, cpu=0), page_free(8, 0, cpu=1))
+    counts = bench.machine.memmap.pagesets_array["count"].reshape(-1, 2).sum(axis=0)
+    assert counts[0] > 1
+    assert counts[1] == 1
+
+
+def test_contradictory_mobility_is_counted_alike_at_both_ends() -> None:
+    bench = Bench()
+    engine = bench.feed(page_alloc(8, 0, gfp=GFP_KERNEL | 0x18), page_free(8, 0))
+    used = [usage(engine.orders_array, index) for index in range(4)]
+    assert [entry["allocs"] for entry in used] == [entry["frees"] for entry in used] == [0, 0, 1, 0]
+    assert [entry["live"] for entry in used] == [0, 0, 0, 0]
+
+
+def test_pages_of_slubs_second_try_are_no_request() -> None:
+    """For its smallest order SLUB asks with the caller's own flags, just before the object appears in the page."""
+    bench = Bench()
+    engine = bench.feed(page_alloc(8, 0, gfp=GFP_KERNEL), kmalloc(PAGE_OFFSET + (8 << 12), 64))
+    assert (engine.nr_requests, engine.nr_slab_pages) == (1, 1)
+    used = usage(engine.orders_array, 0)
+    assert (used["allocs"], used["frees"], used["live"], used["bytes_req"]) == (0, 0, 0, 0)

@@ -66,10 +66,11 @@ cdef class PageAllocator(PcpLists):
     cdef uint32_t retry_with_reserves(self, uint32_t gfp, uint32_t order, uint32_t *alloc_flags, AllocContext *ac) except? 0xFFFFFFFE
     cdef uint32_t slowpath_reclaim(self, uint32_t gfp, uint32_t order, uint32_t alloc_flags, AllocContext *ac) except? 0xFFFFFFFE
     cdef uint32_t cpuset_fallback(self, uint32_t gfp, uint32_t order, uint32_t alloc_flags, AllocContext *ac) except? 0xFFFFFFFE
-    cdef uint32_t nopage(self, object request) except? 0xFFFFFFFE
+    cdef uint32_t nopage(self, uint32_t gfp, uint32_t order, AllocContext *ac, object request) except? 0xFFFFFFFE
+    cdef uint32_t after_reclaim(self, uint32_t gfp, uint32_t order, uint32_t alloc_flags, AllocContext *ac) except? 0xFFFFFFFE
     cdef object request(self, uint32_t gfp, uint32_t order, uint32_t alloc_flags, AllocContext *ac)
     cdef uint32_t pfmemalloc_flags(self, uint32_t gfp) except? 0xFFFFFFFE
-    cdef bint may_oom(self, uint32_t gfp, uint32_t order, AllocContext *ac) except? -1
+    cdef uint32_t may_oom(self, uint32_t gfp, uint32_t order, AllocContext *ac, object request) except? 0xFFFFFFFE
     cdef bint should_reclaim_retry(self, uint32_t order, uint32_t alloc_flags, int no_progress, AllocContext *ac) except? -1
     cdef bint unreserve_highatomic(self, AllocContext *ac, bint force) except? -1
     cdef int wake_all_kswapds(self, uint32_t order, uint32_t gfp, AllocContext *ac) except -1

@@ -63,6 +63,8 @@ from kmem.mm.page import NO_PAGE
 #: "No frame", as the Python methods of this module return it.
 NO_FRAME = -1
 _NONE = cython.declare(cython.uint, NO_PAGE)
+#: No frame yet: the slow path is to go round once more.
+_RETRY = cython.declare(cython.uint, 0xFFFFFFFD)
 PF_MEMALLOC = 0x800
 MAX_RECLAIM_RETRIES = 16
 
@@ -474,32 +476,28 @@ class PageAllocator(PcpLists):
                 if pfn != _NONE:
                     return pfn
             if costly and gfp & GFP_NORETRY_BIT:
-                if result in (CompactResult.SKIPPED, CompactResult.DEFERRED) or gfp & GFP_THISNODE_BIT:
-                    return self.nopage(request)
                 priority = 2  # COMPACT_PRIO_ASYNC
+                if result in (CompactResult.SKIPPED, CompactResult.DEFERRED) or gfp & GFP_THISNODE_BIT:
+                    pfn = self.nopage(gfp, order, ac, request)
+                    if pfn != _RETRY:
+                        return pfn
         while True:
             pfn = self.retry_with_reserves(gfp, order, cython.address(alloc_flags), ac)
             if pfn != _NONE:
                 return pfn
-            if self.task_flags & PF_MEMALLOC:
-                if gfp & GFP_NOFAIL_BIT and self.hooks.wait(request):
-                    continue
-                return self.nopage(request)
-            progress = self.hooks.direct_reclaim(request)
-            if progress:
-                pfn = self.get_page_from_freelist(gfp, order, alloc_flags, ac)
-                if pfn == _NONE:
-                    self.unreserve_highatomic(ac, False)
-                    self.drain_all_pages()
-                    pfn = self.get_page_from_freelist(gfp, order, alloc_flags, ac)
-                if pfn != _NONE:
+            if self.task_flags & PF_MEMALLOC:  # it is reclaim itself that asks
+                pfn = self.nopage(gfp, order, ac, request)
+                if pfn != _RETRY:
                     return pfn
-            if order:
+                continue
+            progress = self.hooks.direct_reclaim(request)
+            pfn = self.after_reclaim(gfp, order, alloc_flags, ac) if progress else _NONE
+            if pfn == _NONE and order:
                 result = self.hooks.direct_compact(request, priority)
                 if result != CompactResult.SKIPPED:
                     pfn = self.get_page_from_freelist(gfp, order, alloc_flags, ac)
-                    if pfn != _NONE:
-                        return pfn
+            if pfn != _NONE:
+                return pfn
             if not gfp & GFP_NORETRY_BIT and not (costly and not (can_compact and gfp & GFP_RETRY_MAYFAIL_BIT)):
                 no_progress = 0 if progress and not costly else no_progress + 1
                 if self.should_reclaim_retry(order, alloc_flags, no_progress, ac):
@@ -507,30 +505,27 @@ class PageAllocator(PcpLists):
                 if order and progress and can_compact and self.hooks.should_compact_retry(request, result, compactions):
                     compactions += 1
                     continue
-                pfn = self.get_page_from_freelist(
-                    (gfp | GFP_HARDWALL_BIT) & ~cython.cast(cython.uint, GFP_DIRECT_RECLAIM_BIT),
-                    order,
-                    ALLOC_WMARK_HIGH | ALLOC_CPUSET,
-                    ac,
-                )
+                pfn = self.may_oom(gfp, order, ac, request)
+                if pfn == _RETRY:
+                    no_progress = 0
+                    continue
                 if pfn != _NONE:
                     return pfn
-                if self.may_oom(gfp, order, ac):
-                    killed = self.hooks.out_of_memory(request)
-                    if gfp & GFP_NOFAIL_BIT:  # helped whether or not something was killed
-                        pfn = self.cpuset_fallback(gfp, order, ALLOC_NO_WATERMARKS, ac)
-                        if pfn != _NONE:
-                            return pfn
-                    if killed:
-                        no_progress = 0
-                        continue
-            if not gfp & GFP_NOFAIL_BIT:
-                return self.nopage(request)
-            pfn = self.cpuset_fallback(gfp, order, ALLOC_MIN_RESERVE, ac)
-            if pfn != _NONE:
+            pfn = self.nopage(gfp, order, ac, request)
+            if pfn != _RETRY:
                 return pfn
-            if not self.hooks.wait(request):
-                return self.nopage(request)
+
+    def after_reclaim(self, gfp, order, alloc_flags, ac):
+        """Look again after progress; once more with the reserves and per-CPU lists emptied.
+
+        Source: mm/page_alloc.c:__alloc_pages_direct_reclaim @6.1.192
+        """
+        pfn: cython.uint = self.get_page_from_freelist(gfp, order, alloc_flags, ac)
+        if pfn == _NONE:
+            self.unreserve_highatomic(ac, False)
+            self.drain_all_pages()
+            pfn = self.get_page_from_freelist(gfp, order, alloc_flags, ac)
+        return pfn
 
     def cpuset_fallback(self, gfp, order, alloc_flags, ac):
         """Two attempts: within the task's cpuset, then anywhere, which is the same here.
@@ -542,32 +537,58 @@ class PageAllocator(PcpLists):
             pfn = self.get_page_from_freelist(gfp, order, alloc_flags, ac)
         return pfn
 
-    def nopage(self, request):
-        """Fail, or say that the kernel would never return.
+    def nopage(self, gfp, order, ac, request):
+        """Fail; or help a ``__GFP_NOFAIL`` request with half the reserves, or have it try again.
+
+        Returns the frame, _NONE for a failure, or _RETRY.
 
         Raises
         ------
         RuntimeError
-            For a ``__GFP_NOFAIL`` request: the kernel loops forever here.
+            For a ``__GFP_NOFAIL`` request that has nobody to wait for: the
+            kernel loops forever here.
+
+        Source: mm/page_alloc.c:__alloc_pages_slowpath from nopage on @6.1.192
         """
-        if request.gfp & GFP_NOFAIL_BIT:
+        pfn: cython.uint
+        if not gfp & GFP_NOFAIL_BIT:
+            self.hooks.warn_alloc(request)
+            return _NONE
+        pfn = self.cpuset_fallback(gfp, order, ALLOC_MIN_RESERVE, ac)
+        if pfn != _NONE:
+            return pfn
+        if not self.hooks.wait(request):
             raise RuntimeError(
-                f"order-{request.order} __GFP_NOFAIL request cannot be met: nothing is left to reclaim, "
+                f"order-{order} __GFP_NOFAIL request cannot be met: nothing is left to reclaim, "
                 "the kernel would loop forever"
             )
-        self.hooks.warn_alloc(request)
-        return _NONE
+        return _RETRY
 
-    def may_oom(self, gfp, order, ac):
-        """Whether the OOM killer may be asked.
+    def may_oom(self, gfp, order, ac, request):
+        """Look once more with the high watermark, then ask the OOM killer if it may help.
+
+        Returns the frame, _RETRY if something was killed, or _NONE.
 
         Source: mm/page_alloc.c:__alloc_pages_may_oom @6.1.192
+        Differs: no task is an OOM victim itself, so none gets ALLOC_OOM.
         """
-        return not (
-            order > PAGE_ALLOC_COSTLY_ORDER
+        pfn: cython.uint = self.get_page_from_freelist(
+            (gfp | GFP_HARDWALL_BIT) & ~cython.cast(cython.uint, GFP_DIRECT_RECLAIM_BIT),
+            order,
+            ALLOC_WMARK_HIGH | ALLOC_CPUSET,
+            ac,
+        )
+        if (
+            pfn != _NONE
+            or order > PAGE_ALLOC_COSTLY_ORDER
             or gfp & (GFP_RETRY_MAYFAIL_BIT | GFP_THISNODE_BIT)
             or cython.cast(cython.int, ac.highest_zoneidx) < self.memmap.zone_normal
-        )
+        ):
+            return pfn
+        killed: cython.bint = self.hooks.out_of_memory(request)
+        if gfp & GFP_NOFAIL_BIT:  # helped whether or not something was killed
+            pfn = self.cpuset_fallback(gfp, order, ALLOC_NO_WATERMARKS, ac)
+        return _RETRY if pfn == _NONE and killed else pfn
 
     def should_reclaim_retry(self, order, alloc_flags, no_progress, ac):
         """Whether the request could be met if all that is reclaimable were reclaimed.
@@ -742,6 +763,7 @@ class PageAllocator(PcpLists):
         above its low watermark.
 
         Source: mm/page_alloc.c:__alloc_pages_bulk @6.1.192
+        Differs: no memory cgroups, so ``__GFP_ACCOUNT`` does not force single pages.
         """
         ac: AllocContext
         i: cython.int

@@ -33,11 +33,10 @@ from cython.cimports.kmem.mm.page_alloc import (
     GFP_DMA32_BIT,
     GFP_DMA_BIT,
     GFP_HIGHMEM_BIT,
-    GFP_MEMALLOC_BIT,
-    GFP_NOMEMALLOC_BIT,
     GFP_NOWARN_BIT,
     GFP_RECLAIMABLE_BIT,
     GFP_THISNODE_BIT,
+    PageAllocator,
 )
 from cython.cimports.kmem.mm.slab import (
     IN_USE,
@@ -144,7 +143,7 @@ class Slub(Slabs):
                 c.slab = slab
             index = c.freelist
             if (node >= 0 and self.pages[slab].zone // MAX_NR_ZONES != node) or not pfmemalloc_match(
-                self.pages[slab].flags, gfp
+                self.allocator, self.pages[slab].flags, gfp
             ):
                 c.slab = NO_SLAB
                 c.freelist = NO_OBJECT
@@ -175,7 +174,7 @@ class Slub(Slabs):
                 self.pages[slab].inuse = self.pages[slab].objects
                 self.pages[slab].frozen = 1
                 self.count_slab(cache, slab, 1)
-                if not pfmemalloc_match(self.pages[slab].flags, gfp):
+                if not pfmemalloc_match(self.allocator, self.pages[slab].flags, gfp):
                     return self.take_from_reserve_slab(cache, slab, index)
         if debug:
             return self.take_debug_object(cache, slab, index, gfp)
@@ -239,7 +238,7 @@ class Slub(Slabs):
         slab = self.pages[n.partial].next
         while slab != n.partial:
             following = self.pages[slab].next
-            if not pfmemalloc_match(self.pages[slab].flags, gfp):
+            if not pfmemalloc_match(self.allocator, self.pages[slab].flags, gfp):
                 slab = following
                 continue
             if self.caches[cache].debug:
@@ -808,10 +807,10 @@ class Slub(Slabs):
 
 @cython.cfunc
 @cython.inline
-@cython.exceptval(check=False)
-def pfmemalloc_match(page_flags: cython.uchar, gfp: cython.uint) -> cython.bint:
-    """Tell whether a request may have objects of a slab: those out of the reserves are for MEMALLOC alone.
+@cython.exceptval(-1, check=True)
+def pfmemalloc_match(allocator: PageAllocator, page_flags: cython.uchar, gfp: cython.uint) -> cython.bint:
+    """Tell whether a request may have objects of a slab: those out of the reserves are for who may use these.
 
-    Source: mm/slub.c:pfmemalloc_match @6.1.192
+    Source: mm/slub.c:pfmemalloc_match, mm/page_alloc.c:gfp_pfmemalloc_allowed @6.1.192
     """
-    return not page_flags & PGF_PFMEMALLOC or (gfp & (GFP_NOMEMALLOC_BIT | GFP_MEMALLOC_BIT)) == GFP_MEMALLOC_BIT
+    return not page_flags & PGF_PFMEMALLOC or allocator.pfmemalloc_flags(gfp) != 0

@@ -23,7 +23,8 @@ dropped if one of them is an object within it.
 *What was lost.*  A free of something never seen was allocated before the
 trace; a second allocation at a live pointer means that a free was lost (or,
 with hashed pointers, that two objects share a hash): the old one is freed.
-Both are counted.
+Both are counted.  Of pages, a lost free is noticed when the same first frame
+is handed out again.
 """
 
 import cython
@@ -585,6 +586,7 @@ class ReplayEngine:
         pfn: uint64_t = _NO_PFN
         first: uint64_t
         entry: cython.pointer(Entry)
+        usage: cython.pointer(Usage)
         mine: cython.bint
         if self.page_offset:
             if key < self.page_offset:
@@ -614,8 +616,14 @@ class ReplayEngine:
             # SLUB's second try, for its smallest order, carries the caller's own flags
             entry = self.blocks.find(c.last_pfn)
             if entry.kind == PAGES:
+                # never a request of its own: as if it had not been made, but for the peaks
                 self.nr_requests -= 1
+                usage = cython.address(self.orders[entry.order * 4 + entry.cache])
                 self.free_block(entry)
+                usage.allocs -= 1
+                usage.frees -= 1
+                usage.bytes_req -= cython.cast(uint64_t, 4096) << c.last_order
+                usage.bytes_alloc -= cython.cast(uint64_t, 4096) << c.last_order
                 self.blocks.take(entry, c.last_pfn, SLAB_PAGES)
                 entry.order = c.last_order
                 self.nr_slab_pages += 1
@@ -700,6 +708,7 @@ class ReplayEngine:
         i: uint64_t
         o: uint32_t
         here: cython.int
+        back: cython.int
         c: cython.pointer(CpuState)
         self.nr_frees += 1
         if order >= MAX_ORDER:
@@ -710,7 +719,10 @@ class ReplayEngine:
                 c = cython.address(self.cpus[here])
                 for o in range(c.waiting):
                     if self.candidates[c.base + o].pfn == pfn:
+                        back = self.allocator.cpu
+                        self.allocator.cpu = here  # made where it was asked for
                         self.settle(c, True)
+                        self.allocator.cpu = back
                         if self.blocks.find(pfn).kind < OBJECT:
                             return 0
                         self.nr_frees -= 1  # counted again
