@@ -86,6 +86,86 @@ def test_an_altered_end_state_is_refused(recording: list[dict], tmp_path: Path, 
     assert any(where in difference.where for difference in result.differences)
 
 
+def last_dump(records: list[dict]) -> int:
+    return max(i for i, record in enumerate(records) if record.get("t") == "dump")
+
+
+@pytest.mark.parametrize("kind", ["zone", "area", "pcp", "pageblocks"])
+@pytest.mark.parametrize("all_of_them", [False, True])
+def test_a_later_dump_that_shows_less_is_refused(
+    recording: list[dict], tmp_path: Path, kind: str, all_of_them: bool
+) -> None:
+    last = last_dump(recording)
+    victims = [i for i in range(last, len(recording)) if recording[i].get("t") == kind][: None if all_of_them else 1]
+    left = [record for i, record in enumerate(recording) if i not in victims]
+    result = verify_pages(write(tmp_path / "x.jsonl.gz", left))
+    assert result.identical == result.operations
+    assert result.end_state is False
+    assert len([d for d in result.differences if f"{kind} record of zone" in d.where]) == min(len(victims), 20)
+    assert result.differences[0].got == "no record"
+
+
+@pytest.mark.parametrize(
+    ("kind", "alter", "message"),
+    [
+        ("zone", lambda r: r.pop("vm_stat_diff"), "no vm_stat_diff"),
+        ("pcp", lambda r: r["lists"].pop(), "13 lists, the first dump has 14"),
+        ("pageblocks", lambda r: r.update(types=r["types"][:-1]), "types, the first dump has"),
+        ("pageblocks", lambda r: r.update(types="x" * len(r["types"])), "a page block of unknown type"),
+    ],
+)
+def test_a_later_record_that_shows_less_is_refused(
+    recording: list[dict], tmp_path: Path, kind: str, alter, message: str
+) -> None:
+    altered = orjson.loads(orjson.dumps(recording))
+    alter(next(record for record in altered[last_dump(altered) :] if record.get("t") == kind))
+    result = verify_pages(write(tmp_path / "x.jsonl.gz", altered))
+    assert result.end_state is False
+    assert message in result.differences[0].got
+
+
+@pytest.mark.parametrize(("kept", "missing"), [(["zone"], "area"), (["node"], "zone")])
+def test_a_dump_of_few_records_is_refused(recording: list[dict], tmp_path: Path, kept: list[str], missing: str) -> None:
+    kinds = ["dump", "enddump", *kept]
+    last = last_dump(recording)
+    left = recording[:last] + [r for r in recording[last:] if r.get("t") in kinds]
+    result = verify_pages(write(tmp_path / "x.jsonl.gz", left))
+    assert result.end_state is False
+    assert f"{missing} record" in result.differences[0].where
+
+
+def test_a_zone_said_to_manage_nothing_is_refused(recording: list[dict], tmp_path: Path) -> None:
+    altered = orjson.loads(orjson.dumps(recording))
+    zone = next(r for r in altered[last_dump(altered) :] if r.get("t") == "zone" and r["managed"])
+    zone["managed"] = 0
+    result = verify_pages(write(tmp_path / "x.jsonl.gz", altered))
+    assert result.end_state is False
+    assert "managed" in result.differences[0].where
+
+
+def test_an_emptied_dump_is_named(recording: list[dict], tmp_path: Path) -> None:
+    last = last_dump(recording)
+    left = recording[:last] + [r for r in recording[last:] if r.get("t") in ("dump", "enddump")]
+    with pytest.raises(InputError, match="state dump 'after' shows nothing"):
+        verify_pages(write(tmp_path / "x.jsonl.gz", left))
+
+
+@pytest.mark.parametrize(("dumps", "note"), [(1, "no state dump after the first one"), (2, "after the last 1612 oper")])
+def test_without_a_last_dump_no_end_state_is_claimed(
+    recording: list[dict], tmp_path: Path, dumps: int, note: str
+) -> None:
+    left, seen = [], 0
+    for record in recording:
+        seen += record.get("t") == "dump"
+        if "t" not in record or seen <= dumps:
+            left.append(record)
+    result = verify_pages(write(tmp_path / "x.jsonl.gz", left))
+    assert result.identical == result.operations
+    assert result.end_state is None
+    assert "end state" not in result.summary()
+    assert any(note in text for text in result.notes)
+
+
 def test_start_state_is_valid() -> None:
     for path in RECORDINGS:
         records = read_records(path)

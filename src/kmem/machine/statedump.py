@@ -42,6 +42,9 @@ class StateDump:
         ``node`` and ``zone`` records.
     others : dict of str to list of dict
         All further records by their ``t``.
+    what : str
+        The parts that the recorder was asked for: ``z`` zones, ``c`` the recording's
+        own caches, ``a`` all caches. Empty if the recording does not say.
     """
 
     name: str
@@ -50,6 +53,7 @@ class StateDump:
     nodes: list[Record] = field(default_factory=list)
     zones: list[Record] = field(default_factory=list)
     others: dict[str, list[Record]] = field(default_factory=dict)
+    what: str = ""
 
     def add(self, record: Record) -> None:
         """Take in one record of the dump."""
@@ -74,7 +78,7 @@ class StateDump:
         InputError
             If the recording ends first, or was truncated by the recorder.
         """
-        dump = cls(str(head.get("name", "")), file, line)
+        dump = cls(str(head.get("name", "")), file, line, what=str(head.get("what", "")))
         for number, record in records:
             if record.get("t") == "enddump":
                 if record.get("truncated"):
@@ -84,6 +88,11 @@ class StateDump:
                 raise InputError(f"an operation inside the state dump {dump.name!r}", file=file, line=number)
             dump.add(record)
         raise InputError(f"the recording ends inside the state dump {dump.name!r}", file=file, line=line)
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing between the dump's first and last line."""
+        return not (self.nodes or self.zones or self.others)
 
     @property
     def zone_names(self) -> tuple[str, ...]:

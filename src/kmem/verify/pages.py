@@ -4,12 +4,14 @@
 The model starts from the recording's first state dump, repeats each
 ``alloc_pages`` and ``__free_pages`` and must give the recorded frame and the
 zone's counters after it; at each later dump its free lists, per-CPU lists and
-page blocks must be the recorded ones, in their order.
+page blocks must be the recorded ones, in their order.  A later dump has to show
+all that the first one showed: what is left out of it has not been compared, and
+is a difference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from kmem.mm.page_alloc import PageAllocator
 from kmem.profile import format_gfp
 from kmem.verify.result import Difference, Result
 
-__all__ = ["compare_page_state", "verify_pages"]
+__all__ = ["compare_page_state", "missing_page_state", "unproven_end", "verify_pages"]
 
 MAX_DIFFERENCES = 20
 _COUNTERS = (("nf", "NR_FREE_PAGES"), ("nfd", "vm_stat_diff"), ("pc", "pcp count"), ("ff", "free_factor"))
@@ -58,6 +60,8 @@ class _Checker:
         self.stop_at_first = stop_at_first
         self.result = Result(f"{path.parent.name}/{path.name.removesuffix('.gz').removesuffix('.jsonl')}", "pages")
         self.allocator: PageAllocator | None = None
+        self.first: StateDump | None = None
+        self.operations_at_dump = 0
         self.cpu = 0
         self.taken: dict[int, int] = {}
 
@@ -74,6 +78,7 @@ class _Checker:
                 return
         if self.allocator is None:
             raise InputError("no state dump to start from", file=self.path)
+        unproven_end(self.result, self.operations_at_dump)
 
     def step(self, record: Record, records: Iterator[tuple[int, Record]], line: int) -> None:
         op = record.get("op")
@@ -90,11 +95,15 @@ class _Checker:
             raise InputError(f"operation {op!r} does not belong in a page recording", file=self.path, line=line)
 
     def dump(self, dump: StateDump) -> None:
-        if self.allocator is None:
+        if self.allocator is None or self.first is None:
             self.allocator = load_page_allocator(dump)
+            self.first = dump
             self.cpu = dump.cpu
             return
-        differences = compare_page_state(self.allocator.memmap, dump)
+        if dump.empty:
+            raise InputError(f"state dump {dump.name!r} shows nothing", file=self.path, line=dump.line)
+        self.operations_at_dump = self.result.operations
+        differences = missing_page_state(self.first, dump) + compare_page_state(self.allocator.memmap, dump)
         self.result.end_state = self.result.end_state is not False and not differences
         self.note(differences)
 
@@ -172,6 +181,81 @@ def _describe(allocator: PageAllocator, record: Record) -> str:
     return text
 
 
+def unproven_end(result: Result, operations_at_dump: int) -> None:
+    """Take back an identical end state if operations follow the last state dump that was compared.
+
+    Parameters
+    ----------
+    result : Result
+        Of the whole recording; gets a note.
+    operations_at_dump : int
+        Operations before the last dump compared.
+    """
+    if result.end_state is None:
+        result.notes.append("no state dump after the first one: no end state to compare")
+    elif result.end_state and result.operations > operations_at_dump:
+        result.end_state = None
+        left = result.operations - operations_at_dump
+        result.notes.append(f"no state dump after the last {left} operations: no end state to compare")
+
+
+_PLACE_OF: dict[str, Callable[[Record], tuple[Any, ...]]] = {
+    "zone": lambda r: (r["name"], r.get("node", 0)),
+    "area": lambda r: (r["zone"], r.get("node", 0), "order", r["order"]),
+    "pcp": lambda r: (r["zone"], r.get("node", 0), "CPU", r.get("cpu", 0)),
+    "zstat": lambda r: (r["zone"], r.get("node", 0), "CPU", r["cpu"]),
+    "pcp_mt": lambda r: (r["zone"], r.get("node", 0), "CPU", r.get("cpu", 0)),
+    "pageblocks": lambda r: (r["zone"], r.get("node", 0), "first frame", r["first_pfn"]),
+}
+
+
+def missing_page_state(first: StateDump, dump: StateDump) -> list[Difference]:
+    """Say what a later state dump leaves out that the first one showed.
+
+    Parameters
+    ----------
+    first : StateDump
+        The dump that the model started from.
+    dump : StateDump
+        A later one.
+
+    Returns
+    -------
+    list of Difference
+        One for each zone, count of free blocks, per-CPU list or run of page
+        blocks without a record, or with a record that shows less.
+    """
+    found: list[Difference] = []
+    for kind, place_of in _PLACE_OF.items():
+        shown, wanted = (
+            {place_of(record): record for record in (side.zones if kind == "zone" else side.of(kind))}
+            for side in (dump, first)
+        )
+        for place, record in wanted.items():
+            absent = _less_than(record, shown.get(place))
+            if absent is None:
+                continue
+            zone, node, *rest = place
+            where = ", ".join([f"zone {zone}", f"node {node}", *([" ".join(map(str, rest))] if rest else [])])
+            where = f"state dump {dump.name!r}: {kind} record of {where}"
+            found.append(Difference(None, where, "as much as in the first dump", absent, ""))
+    return found
+
+
+def _less_than(first: Record, later: Record | None) -> str | None:
+    """Return what the later record of a place leaves out, None if nothing."""
+    if later is None:
+        return "no record"
+    if absent := sorted(first.keys() - later.keys()):
+        return f"no {', '.join(absent)}"
+    for name in ("lists", "types"):
+        if name in first and len(later[name]) != len(first[name]):
+            return f"{len(later[name])} {name}, the first dump has {len(first[name])}"
+    if any(new == "x" != old for new, old in zip(later.get("types", ""), first.get("types", ""), strict=True)):
+        return "a page block of unknown type"
+    return None
+
+
 def compare_page_state(memmap: MemMap, dump: StateDump) -> list[Difference]:
     """Compare the page allocator's state with a recorded dump.
 
@@ -204,26 +288,9 @@ def compare_page_state(memmap: MemMap, dump: StateDump) -> list[Difference]:
         )
 
     free = {(r.get("node", 0), r["zone"], r["order"], r["mt"]): r["pfns"] for r in dump.of("free")}
-    for record in dump.zones:
-        node, name = record.get("node", 0), record["name"]
-        zone_id = memmap.zone_id(name, node)
-        zone = memmap.zones_array[zone_id]
-        where = f"zone {name}, node {node}"
-        check(f"{where}: NR_FREE_PAGES", record["vm_stat"][0], int(zone["free_pages"]))
-        check(f"{where}: boost", record["boost"], int(zone["watermark_boost"]))
-        check(f"{where}: nr_highatomic", record["nr_highatomic"], int(zone["nr_reserved_highatomic"]))
-        marks = [record["wm_min"], record["wm_low"], record["wm_high"], record["wm_promo"]]
-        check(f"{where}: watermarks", marks, [int(mark) for mark in zone["watermark"]])
-        if "vm_stat_diff" in record:
-            diff = memmap.pagesets_array[zone_id * memmap.nr_cpus + dump.cpu]["stat_diff"]
-            check(f"{where}: vm_stat_diff", record["vm_stat_diff"][0], int(diff))
-        for order in range(11 if record["managed"] else 0):
-            for migratetype in range(6):
-                check_list(
-                    f"{where}: free list of order {order}, type {migratetype}",
-                    free.get((node, name, order, migratetype), []),
-                    memmap.free_list(zone_id, order, migratetype),
-                )
+    _compare_zones(memmap, dump, free, check, check_list)
+    for (node, name, order, migratetype), frames in free.items():
+        check_list(f"zone {name}, node {node}: free list of order {order}, type {migratetype}", frames, [])
     for record in dump.of("area"):
         zone_id = memmap.zone_id(record["zone"], record.get("node", 0))
         got = int(memmap.zones_array[zone_id]["nr_free"][record["order"]])
@@ -234,6 +301,33 @@ def compare_page_state(memmap: MemMap, dump: StateDump) -> list[Difference]:
         check(f"zone {record['zone']}: vm_stat_diff of CPU {record['cpu']}", record["vm_stat_diff"][0], int(diff))
     _compare_pagesets(memmap, dump, check, check_list)
     return found
+
+
+def _compare_zones(
+    memmap: MemMap, dump: StateDump, free: dict[tuple[Any, ...], list[int]], check: Any, check_list: Any
+) -> None:
+    """Compare counters and free lists of each zone shown; free lists that were compared are taken out of `free`."""
+    for record in dump.zones:
+        node, name = record.get("node", 0), record["name"]
+        zone_id = memmap.zone_id(name, node)
+        zone = memmap.zones_array[zone_id]
+        where = f"zone {name}, node {node}"
+        check(f"{where}: managed", record["managed"], int(zone["managed"]))
+        check(f"{where}: NR_FREE_PAGES", record["vm_stat"][0], int(zone["free_pages"]))
+        check(f"{where}: boost", record["boost"], int(zone["watermark_boost"]))
+        check(f"{where}: nr_highatomic", record["nr_highatomic"], int(zone["nr_reserved_highatomic"]))
+        marks = [record["wm_min"], record["wm_low"], record["wm_high"], record["wm_promo"]]
+        check(f"{where}: watermarks", marks, [int(mark) for mark in zone["watermark"]])
+        if "vm_stat_diff" in record:
+            diff = memmap.pagesets_array[zone_id * memmap.nr_cpus + dump.cpu]["stat_diff"]
+            check(f"{where}: vm_stat_diff", record["vm_stat_diff"][0], int(diff))
+        for order in range(11 if zone["managed"] else 0):
+            for migratetype in range(6):
+                check_list(
+                    f"{where}: free list of order {order}, type {migratetype}",
+                    free.pop((node, name, order, migratetype), []),
+                    memmap.free_list(zone_id, order, migratetype),
+                )
 
 
 def _compare_pagesets(memmap: MemMap, dump: StateDump, check: Any, check_list: Any) -> None:
