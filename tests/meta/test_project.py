@@ -93,7 +93,7 @@ def is_overload(node: ast.AST) -> bool:
     return any("overload" in ast.unparse(decorator) or ".setter" in ast.unparse(decorator) for decorator in decorators)
 
 
-# A module stays under about 800 lines. One class of Cython cannot be spread over modules, so that this one is longer.
+# A module stays at about 800 lines; one class of Cython cannot be spread over two.
 MAX_LINES = 900
 
 
