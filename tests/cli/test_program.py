@@ -183,3 +183,16 @@ def test_completion_completes() -> None:
     assert run(env=environment).stdout == "plain,verify\n"
     environment |= {"COMP_WORDS": "kmem gfp --sl", "COMP_CWORD": "2"}
     assert run(env=environment).stdout == "plain,--slab\n"
+
+
+@pytest.mark.parametrize("args", [["replay", str(DATA / "boot.trace.txt.gz")], ["gfp", "0xcc0"], ["--help"]])
+def test_closed_standard_output(args: list[str]) -> None:
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "kmem", *args],
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "kmem: standard output is closed; send it to a file, a pipe or /dev/null\n"

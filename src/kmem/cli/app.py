@@ -86,13 +86,16 @@ class LazyGroup(click.Group):
 )
 @click.version_option(__version__, "--version", message="kmem %(version)s")
 def cli() -> None:
-    """The Linux kernel's memory, in Python: a model that returns the real kernel's page
-    frames and object addresses.
+    """The Linux kernel's memory management, in Python: a model of the page allocator and SLUB of
+    Linux 6.1. Started from the recorded state of a real kernel, it returns that kernel's page
+    frames and object addresses; started from a trace or a description, it does what such a
+    kernel would.
     """
 
 
 def _complain(text: str) -> None:
-    with contextlib.suppress(OSError):
+    # AttributeError: standard error was closed before the program started
+    with contextlib.suppress(OSError, AttributeError):
         sys.stderr.write("kmem: " + " ".join(text.split()) + "\n")
         sys.stderr.flush()
 
@@ -132,6 +135,9 @@ def run(args: Sequence[str] | None = None) -> int:
         Arguments without the program's name; those of the process if omitted.
     """
     debug = os.environ.get("KMEM_DEBUG", "") not in ("", "0")
+    if sys.stdout is None:  # what a shell's >&- leaves
+        _complain("standard output is closed; send it to a file, a pipe or /dev/null")
+        return EXIT_BAD_INPUT
     try:
         status = _invoke(list(sys.argv[1:] if args is None else args))
         sys.stdout.flush()
