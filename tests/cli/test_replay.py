@@ -365,3 +365,31 @@ def test_lost_events_are_told(tmp_path: Path, capsys: Capture) -> None:
     found = counters(capsys, path)
     assert (found["lost_events"], found["lost_markers"]) == (34, 1)
     assert "lost while recording: 34 events, in 1 place" in run(capsys, path)
+
+
+def test_a_description_that_is_a_list(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "machine.json"
+    path.write_text("[1]")
+    assert "expected a JSON object" in complaint(capsys, "--machine", path, BOOT)
+
+
+def test_memory_out_of_reach_of_an_i386_is_noted(capsys: Capture) -> None:
+    found = counters(capsys, "--machine", "i386", "--ram", "64G", BOOT)
+    notes = found["notes"]
+    assert isinstance(notes, list)
+    assert any("not used: a kernel without PAE reaches 4 GiB" in note for note in notes)
+
+
+def test_a_damaged_middle_says_how_far_it_came(tmp_path: Path, capsys: Capture) -> None:
+    packed = bytearray(BOOT.read_bytes())
+    packed[-8] ^= 0xFF  # of the checksum
+    path = tmp_path / "damaged.trace.txt.gz"
+    path.write_bytes(packed)
+    text_bytes = len(gzip.decompress(BOOT.read_bytes()))
+    notes = counters(capsys, path)["notes"]
+    assert isinstance(notes, list)
+    (note,) = [note for note in notes if "damaged" in note]
+    assert "the gzip data is damaged somewhere before byte " in note
+    assert "Error" not in note and "incorrect" not in note
+    said = int(note.split("of the file; ")[1].split()[0])
+    assert text_bytes - (1 << 16) <= said <= text_bytes

@@ -228,6 +228,8 @@ class MachineDescription:
             raise InputError(f"no machine description: {error}", file=path, remedy="expected a JSON object") from None
         except OSError as error:
             raise InputError(f"cannot be read: {error.strerror}", file=path) from None
+        if not isinstance(record, dict):
+            raise InputError("no machine description", file=path, remedy="expected a JSON object")
         try:
             return cls._from_json(record)
         except ConfigError as error:

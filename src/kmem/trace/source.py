@@ -137,7 +137,7 @@ class ByteSource:
             yield from self._raw()
             return
         unpack = _NEW[self.compression]()
-        offset = 0
+        offset = text_bytes = 0
         started = True
         step = _COMPRESSED_STEP[self.compression]
         for raw in self._raw():
@@ -149,9 +149,16 @@ class ByteSource:
                         return
                     started = True
                     try:
-                        yield from _pieces(self.compression, unpack, data)
-                    except (zlib.error, lzma.LZMAError, zstandard.ZstdError, EOFError) as error:
-                        self.note = f"the {self.compression} data is damaged near byte {offset}: {error}"
+                        for piece in _pieces(self.compression, unpack, data):
+                            text_bytes += len(piece)
+                            yield piece
+                    except (zlib.error, lzma.LZMAError, zstandard.ZstdError, EOFError):
+                        # A checksum stands at the end: the damage may lie anywhere before the place where it shows.
+                        end = offset + len(data)
+                        self.note = (
+                            f"the {self.compression} data is damaged somewhere before byte {end} of the file; "
+                            f"{text_bytes} bytes of text came before that was noticed"
+                        )
                         return
                     rest = unpack.unused_data if unpack.eof else b""
                     offset += len(data) - len(rest)
