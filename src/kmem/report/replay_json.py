@@ -25,7 +25,7 @@ from kmem.profile import REFERENCE, format_gfp
 
 __all__ = ["replay_to_dict"]
 
-_MOST_SAMPLES = 64
+_MOST_SAMPLES = 64  #: of the at most 512 that a replay keeps
 
 
 def replay_to_dict(analysis: Analysis, *, source: str) -> dict[str, Any]:
