@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Write the README's console blocks anew from real runs: ``python tests/meta/refresh_readme.py``.
+"""Write the documents' console blocks anew from real runs: ``python tests/meta/refresh_readme.py``.
 
-The commands are those that the README shows; of a long report only the
+The commands are those that the documents show; of a long report only the
 sections named in ``KEPT`` are shown, and three dots stand for the others.
 """
 
@@ -51,5 +51,7 @@ def refresh(block: re.Match[str]) -> str:
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    readme.write_text(re.sub(r"^```console\n(.*?)^```$", refresh, readme.read_text(), flags=re.MULTILINE | re.DOTALL))
+    for name in ("README.md", "docs/replay-example.md"):
+        document = ROOT / name
+        text = document.read_text()
+        document.write_text(re.sub(r"^```console\n(.*?)^```$", refresh, text, flags=re.MULTILINE | re.DOTALL))

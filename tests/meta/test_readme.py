@@ -13,16 +13,17 @@ from kmem.cli import app, main
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+EXAMPLE = (ROOT / "docs/replay-example.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 def console_runs() -> list[tuple[str, str]]:
     """Commands of the console blocks, each with the output shown under it."""
     runs = []
-    for block in blocks("console"):
+    for block in blocks("console") + blocks("console", EXAMPLE):
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             command, _, output = part.partition("\n")
             runs.append((command, output))
@@ -40,6 +41,12 @@ def test_shown_output_is_real(
     # A line of three dots stands for whatever is left out there.
     pattern = r"(?:.*\n)*?".join(re.escape(part) for part in re.split(r"^\.\.\.\n", output, flags=re.MULTILINE))
     assert re.fullmatch(pattern, capsys.readouterr().out)
+
+
+def test_the_whole_example_leaves_nothing_out() -> None:
+    (block,) = blocks("console", EXAMPLE)
+    assert block.startswith("$ kmem replay tests/data/boot.trace.txt.gz\n")
+    assert not re.search(r"^\.\.\.$", block, re.MULTILINE)
 
 
 def test_python_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
