@@ -114,8 +114,26 @@ def test_without_its_context_a_recording_is_verified_as_far_as_it_goes(tmp_path:
     result = verify_zones(tmp_path / "zones.jsonl.gz")
     assert any("no dmesg-boot.txt" in note for note in result.notes)
     assert any("no cmdline.txt" in note for note in result.notes)
+    assert any("min_free_kbytes" in note and "no boot messages" in note for note in result.notes)
     assert result.held
     assert result.operations > 150
+
+
+def inputs_of(folder: Path) -> str:
+    """Return the note that names what a verification took from the recording."""
+    return next(note for note in verify_zones(folder).notes if note.startswith("input: "))
+
+
+def test_what_was_taken_from_the_recording_is_said(tmp_path: Path) -> None:
+    def change(number: int, record: Record) -> Record:
+        if number < 75 and record.get("boost"):
+            record["boost"] += 1
+        return record
+
+    plain, boosted = inputs_of(DATA / "amd64-512M"), inputs_of(DATA / "i386-64M")
+    assert plain == "input: managed pages of each zone; free lists and page blocks are not compared"
+    assert "managed pages of each zone, boost 1024 of zone Normal, node 0;" in boosted
+    assert "boost 1025 of zone Normal" in inputs_of(rewritten(DATA / "i386-64M", tmp_path / "altered", change))
 
 
 def test_without_context_the_boot_alone_cannot_be_verified(tmp_path: Path) -> None:

@@ -6,10 +6,12 @@ what each zone was given to manage; every limit, watermark, reserve and list
 size that the kernel derived is then predicted and compared, dump by dump.
 
 What is input: the firmware's memory map, the command line, the number of CPUs,
-``managed`` of each zone, a watermark boost, and the sysctl that names the
-dump.  The first dump shows what the kernel computed before it freed its own
-boot-time memory, so the ``Freeing ...`` lines of the boot messages are taken
-off ``managed`` for it.  Reading ``lowmem_reserve_ratio`` recomputes the
+``managed`` of each zone, a watermark boost in the first dump,
+``min_free_kbytes`` where there are no boot messages to derive it from, and the
+sysctl that names the dump; notes of the result say what was taken from the
+recording.  The first dump shows what the kernel computed before it freed its
+own boot-time memory, so the ``Freeing ...`` lines of the boot messages are
+taken off ``managed`` for it.  Reading ``lowmem_reserve_ratio`` recomputes the
 reserves: if ``sysctl-defaults.txt`` is there, that had happened by then.
 """
 
@@ -137,6 +139,7 @@ class _Checker:
         self.result = Result(path.parent.name or path.name, "zones", notes=list(context.notes))
         self.limits_known = bool(context.e820)
         self.drift_known = True
+        self.inputs = ["managed pages of each zone"]
         self.system = self._machine()
         self.setting = "boot"
 
@@ -217,6 +220,7 @@ class _Checker:
                 remedy="put dmesg-boot.txt and sysctl-defaults.txt of the recorded machine beside the recording",
             )
         self.drift_known = False
+        self.inputs.append(f"min_free_kbytes {recorded[0]} (no boot messages)")
         self.system.tunables.min_free_kbytes = recorded[0]
         self.system.setup_per_zone_wmarks()
         self.system.setup_per_zone_lowmem_reserve()
@@ -238,7 +242,10 @@ class _Checker:
 
     def _take_boosts(self, dump: _Dump) -> None:
         for line, record in dump.zones:
-            self._zone_of(self.system, record, line).watermark_boost = int(record.get("boost", 0))
+            zone = self._zone_of(self.system, record, line)
+            zone.watermark_boost = int(record.get("boost", 0))
+            if zone.watermark_boost:
+                self.inputs.append(f"boost {zone.watermark_boost} of zone {zone.name}, node {zone.node}")
 
     # Comparing
 
@@ -259,7 +266,7 @@ class _Checker:
                 self._check_dump(dump)
             if position == len(self.dumps) - 1:
                 self.result.end_state = self.result.operations - self.result.identical == before
-        self.result.notes.append("input: managed pages of each zone; free lists and page blocks are not compared")
+        self.result.notes.append(f"input: {', '.join(self.inputs)}; free lists and page blocks are not compared")
         return self.result
 
     def _defaults(self) -> dict[str, int | list[int]]:
