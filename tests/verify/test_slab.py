@@ -375,6 +375,16 @@ def test_what_was_taken_from_the_recording_is_said() -> None:
     assert any("shuffled freelists start at the first object recorded" in note for note in notes)
 
 
+def test_a_difference_says_how_many_depot_states_were_tried(tmp_path: Path) -> None:
+    altered = lines_of(DATA / "i386-nomerge" / "slab-04.jsonl.zst")
+    victim = next(r for r in altered[1000:] if r.get("op") == "K" and r.get("slab"))
+    victim["inuse"] += 1
+    result = verify_slab(write(tmp_path / "slab-04.jsonl.gz", altered))
+    assert result.identical == result.operations - 1
+    assert any(note.startswith("3 of 3 assumed stack depot states tried; ") for note in result.notes)
+    assert any(note.endswith(" comes closest") for note in result.notes)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
