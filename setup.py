@@ -1,10 +1,12 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Build of the compiled core.
 
 The modules listed in ``COMPILED`` are ordinary Python files in Cython's pure
 mode: the file that is read is the file that is compiled.  ``KMEM_BUILD=test``
-turns every runtime check on (bounds, overflow, initialised buffers) and adds
-line tracing; the default, ``release``, turns them off.  A failed compilation
-fails the installation: there is no fallback to interpreted modules.
+turns every runtime check on (bounds, overflow, initialised buffers); the
+default, ``release``, turns them off.  ``trace`` is ``test`` with line tracing,
+which is slow, for measuring coverage.  A failed compilation fails the
+installation: there is no fallback to interpreted modules.
 """
 
 import os
@@ -46,17 +48,20 @@ KINDS = {
         "cdivision": False,
     },
 }
+KINDS["trace"] = {**KINDS["test"], "profile": True, "linetrace": True}
 
 
 def extensions() -> list[Extension]:
     """Return one extension per compiled module, named after its source."""
-    kind = os.environ.get("KMEM_BUILD", "release")
+    kind = os.environ.get("KMEM_BUILD") or "release"
     if kind not in KINDS:
         raise SystemExit(f"KMEM_BUILD={kind!r}: expected one of {', '.join(sorted(KINDS))}")
     # a test build is compiled again and again and not measured; debug symbols would double the time of either
-    flags = ["-O1" if kind == "test" else "-O3", "-g0", "-Wno-sign-compare"]
+    flags = ["-O3" if kind == "release" else "-O1", "-g0", "-Wno-sign-compare"]
+    macros: list[tuple[str, str | None]] = [("CYTHON_TRACE", "1")] if kind == "trace" else []
     modules = [
-        Extension(name, ["src/" + name.replace(".", "/") + ".py"], extra_compile_args=flags) for name in COMPILED
+        Extension(name, ["src/" + name.replace(".", "/") + ".py"], extra_compile_args=flags, define_macros=list(macros))
+        for name in COMPILED
     ]
     return cythonize(
         modules,

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,6 +103,13 @@ def test_licence_and_length(path: Path) -> None:
     lines = path.read_text().splitlines()
     assert lines[0] == "# SPDX-License-Identifier: GPL-2.0-only"
     assert len(lines) <= MAX_LINES
+
+
+def test_every_source_file_names_its_licence() -> None:
+    sources = [path for path in tracked() if path.suffix in (".py", ".pxd", ".pyi")]
+    assert {path.suffix for path in sources} == {".py", ".pxd", ".pyi"}
+    line = "# SPDX-License-Identifier: GPL-2.0-only\n"
+    assert [str(path.relative_to(ROOT)) for path in sources if not path.read_text().startswith(line)] == []
 
 
 # Parts of the core that have no counterpart in the kernel.
@@ -213,6 +221,28 @@ def test_build_fails_loudly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KMEM_BUILD", "fast")
     with pytest.raises(SystemExit, match="KMEM_BUILD='fast'"):
         runpy.run_path(str(ROOT / "setup.py"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "checked", "traced"),
+    [("", False, False), ("release", False, False), ("test", True, False), ("trace", True, True)],
+)
+def test_kinds_of_build(kind: str, checked: bool, traced: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty is a release build; only a trace build traces lines."""
+    asked: dict[str, Any] = {}
+
+    def cythonize(modules: list[Any], **options: Any) -> list[Any]:
+        asked.update(options, macros=[module.define_macros for module in modules])
+        return modules
+
+    monkeypatch.setenv("KMEM_BUILD", kind)
+    monkeypatch.setattr("Cython.Build.cythonize", cythonize)
+    monkeypatch.setattr("setuptools.setup", lambda **_: None)
+    runpy.run_path(str(ROOT / "setup.py"))
+    directives = asked["compiler_directives"]
+    assert directives["boundscheck"] is checked
+    assert directives.get("linetrace", False) is traced
+    assert all(macros == ([("CYTHON_TRACE", "1")] if traced else []) for macros in asked["macros"])
 
 
 def test_wheels_are_configured_for_every_supported_python() -> None:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 # C-level interface of kmem.mm.buddy.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 from kmem.mm.mmzone import MemMap
 from kmem.mm.tracepoint import Tracepoints
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 from collections.abc import Mapping, Sequence
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 from kmem.mm.buddy import Buddy
 from kmem.mm.mmzone import MemMap
 

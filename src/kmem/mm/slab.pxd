@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 # C-level types of kmem.mm.slab: caches, their per-CPU and per-node parts, and the slabs.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 # C-level interface of kmem.trace.scan_ftrace.
 from kmem.trace.scan_text cimport LineHeader, Text, TextScanner
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 # C-level interface of kmem.trace.scan_strings.
 from libc.stdint cimport uint32_t, uint64_t
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 # C-level interface of kmem.trace.scan_text: what the scanners of all text formats share.
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
