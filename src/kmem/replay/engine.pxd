@@ -104,6 +104,7 @@ cdef class ReplayEngine:
     cdef int free_entry(self, Entry *entry) except -1
     cdef int allocate_pages(self, uint64_t pfn, uint32_t order, uint32_t gfp, bint failed) except -1
     cdef int release_pages(self, uint64_t pfn, uint32_t order) except -1
+    cdef Entry *take_block(self, uint64_t pfn, uint8_t kind, uint32_t order) except NULL
     cdef int free_block(self, Entry *entry) except -1
     cdef int split_block(self, uint64_t pfn, uint32_t order) except -1
     cdef uint32_t find_cache(self, uint32_t site, uint64_t bytes_req, uint64_t bytes_alloc, uint32_t name) except? 0xFFFFFFFE

@@ -600,12 +600,7 @@ class ReplayEngine:
             else:
                 mine = self.candidates[c.base + i].pid == pid
             if mine and not self.candidates[c.base + i].failed:
-                entry = self.blocks.find_room(self.candidates[c.base + i].pfn)
-                if entry.kind >= OBJECT:
-                    self.nr_double_allocations += entry.kind == PAGES
-                    self.free_block(entry)
-                self.blocks.take(entry, self.candidates[c.base + i].pfn, SLAB_PAGES)
-                entry.order = self.candidates[c.base + i].order
+                self.take_block(self.candidates[c.base + i].pfn, SLAB_PAGES, self.candidates[c.base + i].order)
                 self.nr_slab_pages += 1
                 self.drop_candidate(c, i)
                 self.settle(c, False)
@@ -646,25 +641,25 @@ class ReplayEngine:
             self.failure(EV_MM_PAGE_ALLOC, order, size, gfp, 0, _UNBOUND)
             if failed:
                 return 0
-            entry = self.blocks.find_room(pfn)
-            if entry.kind >= OBJECT:
-                self.nr_double_allocations += entry.kind == PAGES
-                self.free_block(entry)
-            self.blocks.take(entry, pfn, SLAB_PAGES)
-            entry.order = order
+            self.take_block(pfn, SLAB_PAGES, order)
             return 0
         if failed:
             return self.allocator.free_pages_order(got, order)
-        entry = self.blocks.find_room(pfn)
-        if entry.kind >= OBJECT:
-            self.nr_double_allocations += entry.kind == PAGES
-            self.free_block(entry)
-        self.blocks.take(entry, pfn, PAGES)
+        entry = self.take_block(pfn, PAGES, order)
         entry.target = got
-        entry.order = order
         entry.cache = (gfp >> 3) & 3
         count_alloc(usage, size, size)
         return 0
+
+    def take_block(self, pfn, kind, order):
+        """A live entry for a block of the trace; one that is live already lost its free, and is freed."""
+        entry: cython.pointer(Entry) = self.blocks.find_room(pfn)
+        if entry.kind >= OBJECT:
+            self.nr_double_allocations += entry.kind == PAGES
+            self.free_block(entry)
+        self.blocks.take(entry, pfn, kind)
+        entry.order = order
+        return entry
 
     def free_block(self, entry):
         """Free a block in the model, unless it is a slab's, and forget it."""
@@ -691,13 +686,8 @@ class ReplayEngine:
         self.allocator.pages[first].flags &= ~PGF_HEAD
         self.allocator.split_page(first, saved.order)
         for i in range(cython.cast(uint64_t, 1) << saved.order):
-            entry = self.blocks.find_room(pfn + i)
-            if entry.kind >= OBJECT:
-                self.nr_double_allocations += entry.kind == PAGES
-                self.free_block(entry)
-            self.blocks.take(entry, pfn + i, PAGES)
+            entry = self.take_block(pfn + i, PAGES, 0)
             entry.target = first + i
-            entry.order = 0
             entry.cache = saved.cache
             count_alloc(cython.address(self.orders[saved.cache]), 4096, 4096)
         return 0
