@@ -13,10 +13,17 @@ import os
 
 __all__ = [
     "ConfigError",
+    "DeadlockError",
     "DifferenceError",
     "InputError",
+    "KernelBug",
+    "KernelOops",
+    "KernelPanic",
+    "KernelReport",
+    "KernelWarning",
     "KmemError",
     "NotSupportedError",
+    "SegmentationFault",
     "StateError",
     "UsageError",
 ]
@@ -130,5 +137,60 @@ class StateError(KmemError, RuntimeError):
 
 class DifferenceError(KmemError):
     """The model and the recording, or two states, differ (exit status 1)."""
+
+    exit_code = 1
+
+
+class KernelReport(KmemError):
+    """What a kernel would print about a fault of the code that runs in it.
+
+    Parameters
+    ----------
+    text : str
+        The kernel's own text, one or more lines, without time stamps.
+
+    Attributes
+    ----------
+    text : str
+        As given. The first line is the message of the error.
+    """
+
+    exit_code = 1
+
+    def __init__(self, text: str) -> None:
+        lines = text.splitlines() or ["(empty report)"]
+        super().__init__(lines[0])
+        self.text = text
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines of the report."""
+        return self.text.splitlines()
+
+
+class KernelWarning(KernelReport):
+    """A report after which the kernel goes on: a WARNING, a slab found damaged, sleeping in atomic context."""
+
+
+class KernelOops(KernelReport):
+    """The kernel touched an address that nothing is mapped at, or that it may not touch."""
+
+
+class KernelBug(KernelOops):
+    """A condition that the kernel holds to be impossible (BUG)."""
+
+
+class KernelPanic(KernelReport):
+    """The kernel stops for good."""
+
+
+class SegmentationFault(KmemError):
+    """A process touched an address that it has not mapped, or may not touch in this way (SIGSEGV)."""
+
+    exit_code = 1
+
+
+class DeadlockError(KmemError):
+    """All tasks wait, and nobody is left to wake them."""
 
     exit_code = 1

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Tasks as memory management sees them, and what it asks of a scheduler.
+
+Source: include/linux/sched.h:struct task_struct @6.1.192
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+__all__ = ["PF_KSWAPD", "PF_KTHREAD", "PF_MEMALLOC", "Scheduler", "Task"]
+
+#: Task flags (include/linux/sched.h).
+PF_MEMALLOC = 0x00000800
+PF_KSWAPD = 0x00020000
+PF_KTHREAD = 0x00200000
+
+
+@dataclass(eq=False)
+class Task:
+    """A process or kernel thread.
+
+    Attributes
+    ----------
+    pid : int
+    comm : str
+        Name, at most 15 characters as in the kernel.
+    flags : int
+        ``PF_*``.
+    mm : object or None
+        Address space (``kmem.mm.mmap.MmStruct``); None for a kernel thread.
+    oom_score_adj : int
+        -1000 to 1000.
+    """
+
+    pid: int
+    comm: str
+    flags: int = 0
+    mm: Any = None
+    oom_score_adj: int = 0
+    #: What the scheduler keeps of it.
+    sched: Any = field(default=None, repr=False)
+
+
+class Scheduler(Protocol):
+    """What memory management needs of the scheduler; the machine registers one."""
+
+    @property
+    def current(self) -> Task:
+        """The task that runs."""
+
+    def kthread_run(self, fn: Callable[[], object], name: str) -> Task:
+        """Make a kernel thread that runs `fn`, and let it become runnable."""
+
+    def wake_up(self, task: Task) -> bool:
+        """Make a sleeping task runnable; False if it was not sleeping."""
+
+    def schedule(self, why: str, timeout_ns: int | None = None) -> bool:
+        """Sleep until woken: True, or until the timeout is over: False. `why` is printed if everybody sleeps."""
+
+    def cond_resched(self) -> None:
+        """Let others run that can."""
