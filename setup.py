@@ -25,6 +25,7 @@ COMPILED = [
     "kmem.mm.slab",
     "kmem.mm.slub",
     "kmem.mm.slub_state",
+    "kmem.mm.kernel",
     "kmem.trace.scan_strings",
     "kmem.trace.scan_text",
     "kmem.trace.scan_ftrace",

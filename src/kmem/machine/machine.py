@@ -14,26 +14,29 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Mapping, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from kmem.errors import ConfigError, StateError, UsageError
 from kmem.machine.boot import BootedMemory, boot_memory, write_sysctl
+from kmem.machine.calls import KernelCalls
 from kmem.machine.description import Knob, MachineDescription
+from kmem.machine.kernel import PAGE_OFFSET, make_kernel
 from kmem.machine.observe import view_machine
 from kmem.machine.views import MachineView
 from kmem.mm.debug_vm import validate_pages
 from kmem.mm.hooks import Hooks
+from kmem.mm.kernel import Kernel, current_kernel, enter_kernel, leave_kernel
 from kmem.mm.kmem_cache import KmemCaches
 from kmem.mm.mm_init import SystemZones
 from kmem.mm.mmzone import MemMap
 from kmem.mm.page_alloc import NO_FRAME, PageAllocator
+from kmem.mm.printk import Printk
 from kmem.mm.slab_common import CacheGeometry
 from kmem.mm.slab_config import SlabConfig
 from kmem.mm.slub import Slub
@@ -42,12 +45,6 @@ from kmem.mm.tracepoint import Tracepoints
 from kmem.mm.x86 import ARCHITECTURES
 
 __all__ = ["Machine", "MachineState", "current_machine"]
-
-#: Where the direct mapping of physical memory begins.
-PAGE_OFFSET = {"x86_64": 0xFFFF888000000000, "i386": 0xC0000000}
-
-_PAGE_SHIFT = 12
-_current: ContextVar[tuple[Machine, ...]] = ContextVar("kmem_machines", default=())
 
 
 def current_machine() -> Machine:
@@ -58,10 +55,8 @@ def current_machine() -> Machine:
     StateError
         If there is none.
     """
-    machines = _current.get()
-    if not machines:
-        raise StateError("no machine is running here", remedy="use 'with Machine.boot(...)'")
-    return machines[-1]
+    machine: Machine = current_kernel().owner
+    return machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +78,7 @@ class MachineState:
     numbers: tuple[int, ...]
 
 
-class Machine:
+class Machine(KernelCalls):
     """One machine with its page allocator and slab caches.
 
     Made by :meth:`boot`. As a context manager it is the current machine
@@ -118,8 +113,10 @@ class Machine:
     trace: Tracepoints
     notes: list[str]
 
-    def __init__(self, booted: BootedMemory, seed: int = 0) -> None:
+    def __init__(self, booted: BootedMemory, seed: int = 0, *, reports: Literal["raise", "log"] = "raise") -> None:
         self._booted = booted
+        self._kernel: Kernel | None = None
+        self._reports = reports
         self.description = booted.description
         self.zones = booted.system
         self.memmap = booted.memmap
@@ -147,6 +144,7 @@ class Machine:
         cmdline: str | None = None,
         knobs: Mapping[str, Knob] | None = None,
         seed: int = 0,
+        reports: Literal["raise", "log"] = "raise",
     ) -> Machine:
         """Boot a machine.
 
@@ -166,6 +164,9 @@ class Machine:
             Sysctls to write after boot, such as ``{"vm.min_free_kbytes": 8192}``.
         seed : int
             Seed of everything random: same seed and inputs, same results.
+        reports : {"raise", "log"}
+            Whether what the kernel warns of is raised as a :class:`kmem.errors.KernelWarning`
+            besides being printed to its log. Oopses and panics are always raised.
 
         Raises
         ------
@@ -178,28 +179,44 @@ class Machine:
         description = _describe(machine, ram=ram, cpus=cpus, nodes=nodes, cmdline=cmdline)
         if knobs:
             description = description.with_knobs(knobs)
-        return cls(boot_memory(description), seed)
+        if reports not in ("raise", "log"):
+            raise ConfigError(f"reports={reports!r}", remedy="'raise' or 'log'")
+        return cls(boot_memory(description), seed, reports=reports)
 
     # Life
 
+    @property
+    def kernel(self) -> Kernel:
+        """The machine's kernel as the code sees that runs in it; made when it is first asked for."""
+        if self._kernel is None:
+            self._check_running()
+            self._kernel = make_kernel(self, self._reports)
+        return self._kernel
+
+    @property
+    def log(self) -> Printk:
+        """The kernel's log."""
+        return self.kernel.printk
+
+    def dmesg(self) -> str:
+        """Return the kernel's log as ``dmesg`` prints it."""
+        return self.kernel.printk.dmesg()
+
     def __enter__(self) -> Machine:
         self._check_running()
-        _current.set((*_current.get(), self))
+        enter_kernel(self.kernel)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        machines = list(_current.get())
-        if self in machines:
-            machines.reverse()
-            machines.remove(self)
-            machines.reverse()
-            _current.set(tuple(machines))
+        leave_kernel(self.kernel)
         self.shutdown()
 
     def shutdown(self) -> None:
         """Give the machine's own memory back; using it afterwards is a StateError."""
+        if self._kernel is not None:
+            self._kernel.close()
         gone: Any = _ShutDown(self.description.name)
         self.page_alloc = self.slub = self.memmap = self.trace = self.zones = self.caches = gone
         self._booted = gone
@@ -241,16 +258,6 @@ class Machine:
     def page_offset(self) -> int:
         """Kernel address of physical address 0."""
         return PAGE_OFFSET[self.arch]
-
-    def phys_to_virt(self, phys: int) -> int:
-        """Return the kernel address of a physical address in the direct mapping."""
-        return self.page_offset + phys
-
-    def virt_to_phys(self, address: int) -> int:
-        """Return the physical address behind a kernel address of the direct mapping."""
-        if address < self.page_offset:
-            raise UsageError(f"{address:#x} is no address of the direct mapping", remedy="use a lowmem kernel address")
-        return address - self.page_offset
 
     # Hooks
 

@@ -5,6 +5,9 @@ The whole physical address space is one sparse file in memory, mapped once.
 A page of it costs nothing before its first write, so a machine of any size
 starts at once.  The same file can be mapped a second time elsewhere, which is
 how memory that is scattered in frames becomes contiguous to its user.
+
+Source: arch/x86/mm/init_64.c:init_memory_mapping @6.1.192
+Differs: the bytes of the whole physical address space are there, holes and device memory included.
 """
 
 from __future__ import annotations

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The kernel of a machine is put together: every part in the order of what it needs.
+
+A machine makes its kernel when the first call of the API is made, or when it
+is used in a ``with``; replaying a trace or checking a recording needs none.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from kmem.mm.kernel import Kernel
+from kmem.mm.printk import Printk
+from kmem.mm.ram import Ram
+from kmem.mm.struct_page import PAGE_SHIFT
+from kmem.mm.task import Task
+from kmem.mm.timekeeping import Clock
+from kmem.mm.vmalloc import Vmalloc
+from kmem.mm.vmap import VmapLayout, VmapSpace
+from kmem.mm.x86 import I386Layout
+
+if TYPE_CHECKING:
+    from kmem.machine.machine import Machine
+
+__all__ = ["PAGE_OFFSET", "make_kernel"]
+
+#: Where the direct mapping of physical memory begins.
+PAGE_OFFSET = {"x86_64": 0xFFFF888000000000, "i386": 0xC0000000}
+
+
+def make_kernel(machine: Machine, reports: Literal["raise", "log"]) -> Kernel:
+    """Return the kernel of a machine, with all its parts in place.
+
+    Parameters
+    ----------
+    machine : Machine
+    reports : {"raise", "log"}
+        See :class:`kmem.mm.kernel.Kernel`.
+    """
+    zones = machine.zones
+    low_zones = [zone for zone in zones.populated_zones() if not zones.is_highmem(zone)]
+    kernel = Kernel(
+        machine.page_alloc,
+        machine.slub,
+        machine.caches,
+        arch=machine.arch,
+        page_offset=PAGE_OFFSET[machine.arch],
+        max_low_pfn=max(zone.end_pfn for zone in low_zones),
+        reports=reports,
+    )
+    kernel.owner = machine
+    kernel.clock = Clock()
+    kernel.printk = Printk(kernel.clock)
+    kernel.current = Task(pid=1, comm="init")
+    kernel.ram = Ram(machine.memmap.nr_frames << PAGE_SHIFT)
+    _make_vmalloc(kernel, machine)
+    return kernel
+
+
+def _make_vmalloc(kernel: Kernel, machine: Machine) -> None:
+    """Give the kernel its vmalloc area."""
+    if machine.arch == "i386":
+        layout = VmapLayout.i386(kernel.max_low_pfn, I386Layout.of(machine.description.options))
+    else:
+        layout = VmapLayout.x86_64()
+    kernel.vmalloc = Vmalloc(
+        VmapSpace(layout, online_cpus=machine.description.cpus),
+        machine.page_alloc,
+        totalram_pages=machine.zones.totalram_pages(),
+        warn=kernel.printk.printk,
+    )

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# C-level interface of kmem.mm.kernel: the running kernel, and which one runs in this thread.
+cimport cython
+from libc.stdint cimport uint32_t, uint64_t
+
+from kmem.mm.page_alloc cimport PageAllocator
+from kmem.mm.slub cimport Slub
+
+cdef extern from "Python.h":
+    unsigned long PyThread_get_thread_ident() noexcept nogil
+    bint PyLong_CheckExact(object) noexcept
+    unsigned long long PyLong_AsUnsignedLongLong(object) noexcept
+    void *PyErr_Occurred() noexcept
+    void PyErr_Clear() noexcept
+
+cdef enum:                                # Kernel.watch: why a call has to leave the fast path
+    WATCH_ATOMIC = 1                      # preemption or interrupts are off
+    WATCH_AIDS = 2                        # a debugging aid listens
+    WATCH_CLOSED = 4                      # the machine is shut down
+
+@cython.final
+cdef class Kernel:
+    cdef readonly PageAllocator page_alloc
+    cdef readonly Slub slub
+    cdef readonly object caches           # kmem.mm.kmem_cache.KmemCaches
+    cdef public object vmalloc, ram, layout, init_mm, printk, clock, current, sched
+    cdef public object faults, leaks, owner
+    cdef public str reports
+    cdef public dict kmem_caches          # index of a cache: its KmemCache
+    cdef public dict page_address_map     # frame of high memory: where kmap() has mapped it
+    cdef public dict once                 # places of WARN_ON_ONCE() that have spoken
+    cdef tuple _aids
+    cdef readonly str arch
+    cdef readonly uint64_t page_offset    # kernel address of physical address 0
+    cdef readonly uint64_t max_low_pfn    # first frame behind the linear map
+    cdef uint64_t lowmem_bytes            # its physical address
+    cdef readonly int bits_per_long
+    cdef readonly uint64_t ulong_max
+    cdef uint32_t watch                   # WATCH_*: 0 in process context with nothing switched on
+    cdef uint32_t _preempt_count
+    cdef bint _irqs_disabled
+
+    cdef int _watch_context(self) except -1
+    # What a call is to do that found `watch` set: refuse a dead machine, report sleeping.  Returns WATCH_AIDS if aids listen.
+    cdef int watched(self, uint32_t gfp) except -1
+
+# The kernel of the innermost block of this thread.  Raises StateError if there is none.
+cdef Kernel running()
+
+@cython.final
+cdef class BoundCall:
+    cdef readonly Kernel kernel
+    cdef readonly object function
