@@ -33,6 +33,10 @@ class Task:
         Address space (``kmem.mm.mmap.MmStruct``); None for a kernel thread.
     oom_score_adj : int
         -1000 to 1000.
+    make_it_fail : bool
+        Whether fault injection with a task filter applies to it.
+    fail_nth : int
+        Requests for memory until one is made to fail; 0 for never.
     """
 
     pid: int
@@ -40,6 +44,8 @@ class Task:
     flags: int = 0
     mm: Any = None
     oom_score_adj: int = 0
+    make_it_fail: bool = False
+    fail_nth: int = 0
     #: What the scheduler keeps of it.
     sched: Any = field(default=None, repr=False)
 
