@@ -60,6 +60,8 @@ class Kernel:
         table, log, clock, running task, scheduler, fault injection and leak detection. None where there is none.
     owner : object
         The machine.
+    reclaim : kmem.mm.reclaim.Reclaim or None
+        LRU lists, page cache, swap, and who frees memory when it runs short.
     preempt_count : int
         In the kernel's layout: disabled preemption, softirq and hardirq counts.
     irqs_disabled : bool

@@ -28,6 +28,7 @@ class Kernel:
     sched: Any
     faults: Any
     leaks: Any
+    reclaim: Any
     owner: Any
     reports: str
     kmem_caches: dict[int, Any]
