@@ -15,11 +15,13 @@ Source: mm/slub.c:set_track_prepare, kernel/stacktrace.c:stack_trace_save @6.1.1
 
 from __future__ import annotations
 
+import ctypes
 import sys
-from types import CodeType, FrameType
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Mapping
+from types import CodeType, FrameType, ModuleType
+from typing import Any, Final, NamedTuple
 
-__all__ = ["NOWHERE", "STACK_DEPTH", "Site", "caller", "caller_site", "stack", "stack_sites"]
+__all__ = ["NOWHERE", "STACK_DEPTH", "Site", "caller", "caller_site", "python_values", "stack", "stack_sites"]
 
 #: How many places a stack holds at most (TRACK_ADDRS_COUNT).
 STACK_DEPTH: Final = 16
@@ -124,3 +126,77 @@ def stack_sites(depth: int = STACK_DEPTH) -> tuple[Site, ...]:
 def stack(depth: int = STACK_DEPTH) -> list[str]:
     """Return the places above the call as lines ``fn (file.py:LINE)``, innermost first."""
     return [str(site) for site in stack_sites(depth)]
+
+
+#: How deep, and how many, the values are followed that variables hold.
+_VALUE_DEPTH: Final = 6
+_VALUES_MAX: Final = 1 << 20
+
+
+def python_values(frame: FrameType | None, word_bytes: int) -> set[int]:
+    """Return all numbers that the Python code around `frame` holds on to: what could be addresses.
+
+    The variables of the functions that run, and of the modules that they are
+    from, are to Python code what stack and data section are to the kernel's.
+    Containers, attributes of objects and the bytes of ctypes structures are
+    followed; what belongs to this package or to a test runner is not.
+
+    Parameters
+    ----------
+    frame : FrameType or None
+        The innermost frame.
+    word_bytes : int
+        Size of an address; the bytes of a structure are cut into words of that size.
+
+    Returns
+    -------
+    set of int
+
+    Notes
+    -----
+    Linear in what the variables hold.
+    """
+    found: set[int] = set()
+    seen: dict[int, Any] = {}
+    frame = _outside(frame)
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").partition(".")[0] in _RUNNERS:
+            break
+        _collect(frame.f_locals, found, seen, word_bytes)
+        if frame.f_globals is not frame.f_locals:
+            _collect(frame.f_globals, found, seen, word_bytes)
+        frame = _outside(frame.f_back)
+    return found
+
+
+def _collect(start: Mapping[str, Any], found: set[int], seen: dict[int, Any], word_bytes: int) -> None:
+    """Add the numbers that variables lead to."""
+    level: list[Any] = [value for name, value in start.items() if not name.startswith("__")]
+    for _ in range(_VALUE_DEPTH):
+        deeper: list[Any] = []
+        for value in level:
+            if isinstance(value, int):
+                found.add(int(value))
+            elif id(value) not in seen and len(seen) < _VALUES_MAX:
+                seen[id(value)] = value  # held, so that its id stays its own
+                deeper.extend(_parts(value, found, word_bytes))
+        level = deeper
+
+
+def _parts(value: Any, found: set[int], word_bytes: int) -> Iterable[Any]:
+    """Return what a value consists of; the words of raw bytes go to `found` at once."""
+    if isinstance(value, (ctypes.Structure, ctypes.Union, ctypes.Array)):
+        raw = bytes(value)
+        found.update(int.from_bytes(raw[at : at + word_bytes], "little") for at in range(0, len(raw), word_bytes))
+        return ()
+    if isinstance(value, Mapping):
+        return (*value.keys(), *value.values()) if isinstance(value, dict) else ()
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return tuple(value)
+    if isinstance(value, (type, ModuleType)):
+        return ()
+    package = type(value).__module__.partition(".")[0]
+    if package == _PACKAGE or package in _RUNNERS or package == "builtins":
+        return ()
+    attributes = getattr(value, "__dict__", None)
+    return tuple(attributes.values()) if isinstance(attributes, dict) else ()

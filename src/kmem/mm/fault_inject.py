@@ -24,6 +24,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final, Protocol
 
 from kmem.errors import UsageError
+from kmem.mm.aids import Aid
 from kmem.mm.callers import stack
 from kmem.mm.gfp import __GFP_DIRECT_RECLAIM, __GFP_HIGHMEM, __GFP_NOFAIL, __GFP_NOWARN
 from kmem.mm.task import Task
@@ -350,7 +351,7 @@ class FailPageAlloc(FaultAttr):
         return self.should_fail(1 << order, nowarn=bool(gfp & _NOWARN))
 
 
-class FaultInjection:
+class FaultInjection(Aid):
     """Everything of one machine that can be made to fail.
 
     Parameters
