@@ -20,6 +20,7 @@ COMPILED = [
     "kmem.mm.tracepoint",
     "kmem.mm.buddy",
     "kmem.mm.pcp",
+    "kmem.mm.watermark",
     "kmem.mm.page_alloc",
     "kmem.mm.debug_vm",
     "kmem.mm.slab",

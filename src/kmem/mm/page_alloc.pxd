@@ -5,7 +5,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from kmem.mm.mmzone cimport MemMap, PerCpuPages, Zone
 from kmem.mm.page cimport Page
-from kmem.mm.pcp cimport PcpLists
+from kmem.mm.watermark cimport Watermarks
 
 cdef enum:                        # gfp bits of the reference kernel that decide something here
     GFP_DMA_BIT = 0x01
@@ -35,14 +35,16 @@ cdef struct AllocContext:         # struct alloc_context
     uint32_t migratetype
 
 @cython.final
-cdef class PageAllocator(PcpLists):
+cdef class PageAllocator(Watermarks):
     cdef public object hooks                      # kmem.mm.hooks.Hooks, or None
     cdef readonly object zonelists_array          # (2 * nodes, entries) uint8, 255 ends a row
     cdef uint8_t[:, ::1] zonelists
     cdef uint8_t[16] gfp_zones                    # zone index by the low four gfp bits
     cdef public int node                          # numa_node_id()
     cdef readonly int nr_nodes
-    cdef readonly bint cma                        # CONFIG_CMA
+    cdef int32_t[:, ::1] first_zones              # by zonelist and highest zone index: a position in it, or -1
+    cdef bint has_dma32
+    cdef int zone_normal
     cdef public uint32_t task_flags               # PF_MEMALLOC of the current task
     cdef public uint64_t nr_failed
 
@@ -51,14 +53,12 @@ cdef class PageAllocator(PcpLists):
     # Give a block back.
     cdef int free_pages_order(self, uint32_t pfn, uint32_t order) except -1
 
-    cdef bint watermark_ok(self, Zone *z, uint32_t order, int64_t mark, uint32_t highest_zoneidx, uint32_t alloc_flags, int64_t free_pages) except? -1
     cdef bint watermark_fast(self, Zone *z, uint32_t order, int64_t mark, uint32_t highest_zoneidx, uint32_t alloc_flags, uint32_t gfp) except? -1
     cdef uint32_t get_page_from_freelist(self, uint32_t gfp, uint32_t order, uint32_t alloc_flags, AllocContext *ac) except? 0xFFFFFFFE
     cdef uint32_t rmqueue(self, uint32_t zone, uint32_t order, uint32_t alloc_flags, uint32_t migratetype) except? 0xFFFFFFFE
     cdef uint32_t rmqueue_buddy(self, uint32_t zone, uint32_t order, uint32_t alloc_flags, uint32_t migratetype) except? 0xFFFFFFFE
     cdef uint32_t alloc_flags_nofragment(self, AllocContext *ac, uint32_t gfp) except? 0xFFFFFFFE
     cdef uint32_t gfp_to_alloc_flags(self, uint32_t gfp, uint32_t order, uint32_t migratetype) except? 0xFFFFFFFE
-    cdef int first_zone(self, AllocContext *ac) except -2
     cdef int prepare(self, AllocContext *ac, int node, uint32_t gfp) except -1
     cdef uint32_t slowpath(self, uint32_t gfp, uint32_t order, AllocContext *ac) except? 0xFFFFFFFE
     cdef int prep_new_page(self, uint32_t pfn, uint32_t order, uint32_t gfp, uint32_t alloc_flags) except -1

@@ -40,9 +40,7 @@ from cython.cimports.kmem.mm.page import (
     MAX_ORDER,
     MIGRATE_CMA,
     MIGRATE_HIGHATOMIC,
-    MIGRATE_ISOLATE,
     MIGRATE_MOVABLE,
-    MIGRATE_TYPES,
     MIGRATE_UNMOVABLE,
     PAGE_ALLOC_COSTLY_ORDER,
     PG_ALLOCATED,
@@ -54,8 +52,8 @@ from cython.cimports.kmem.mm.page import (
     PGF_PFMEMALLOC,
     Page,
 )
-from cython.cimports.kmem.mm.pcp import PcpLists
 from cython.cimports.kmem.mm.tracepoint import TP_MM_PAGE_ALLOC, TP_MM_PAGE_FREE
+from cython.cimports.kmem.mm.watermark import Watermarks
 
 from kmem.mm.hooks import CompactResult, Hooks, Request
 from kmem.mm.page import NO_PAGE
@@ -71,7 +69,7 @@ MAX_RECLAIM_RETRIES = 16
 
 @cython.final
 @cython.cclass
-class PageAllocator(PcpLists):
+class PageAllocator(Watermarks):
     """alloc_pages() and __free_pages() of one machine.
 
     Parameters
@@ -92,11 +90,12 @@ class PageAllocator(PcpLists):
     """
 
     def __init__(self, memmap: MemMap, zonelists, cma=False):
-        PcpLists.__init__(self, memmap)
+        Watermarks.__init__(self, memmap, cma)
         self.hooks = Hooks()
         self.nr_nodes = memmap.nr_nodes
+        self.has_dma32 = memmap.has_dma32
+        self.zone_normal = memmap.zone_normal
         self.node = 0
-        self.cma = cma
         self.task_flags = 0
         self.set_zonelists(zonelists)
         self._init_gfp_zones()
@@ -108,6 +107,17 @@ class PageAllocator(PcpLists):
             rows[node + (self.nr_nodes if thisnode else 0), : len(zones)] = zones
         self.zonelists_array = rows
         self.zonelists = rows
+        self.first_zones = self._first_zones(rows)
+
+    def _first_zones(self, rows):
+        """Position, in each zonelist, of the first zone for each highest zone index; -1 if there is none."""
+        firsts = np.full((len(rows), MAX_NR_ZONES), -1, np.int32)
+        for row, zones in enumerate(rows.tolist()):
+            for highest in range(MAX_NR_ZONES):
+                fit = [i for i, zone in enumerate(zones) if zone != 255 and zone % MAX_NR_ZONES <= highest]
+                if fit:
+                    firsts[row, highest] = fit[0]
+        return firsts
 
     def _init_gfp_zones(self):
         """Zone index for each combination of the zone bits of gfp.
@@ -126,46 +136,6 @@ class PageAllocator(PcpLists):
             self.gfp_zones[bits] = zone
 
     # -- watermarks ---------------------------------------------------------
-
-    def watermark_ok(self, z, order, mark, highest_zoneidx, alloc_flags, free_pages):
-        """Whether `free_pages` leave the watermark intact and a block of `order` exists.
-
-        Source: mm/page_alloc.c:__zone_watermark_ok, __zone_watermark_unusable_free @6.1.192
-        """
-        minimum: cython.long = mark
-        o: cython.uint
-        mt: cython.uint
-        head: cython.uint
-        free_pages -= (cython.cast(cython.long, 1) << order) - 1
-        if not alloc_flags & ALLOC_RESERVES:
-            free_pages -= z.nr_reserved_highatomic
-        if self.cma and not alloc_flags & ALLOC_CMA:
-            free_pages -= max(z.free_cma_pages, 0)
-        if alloc_flags & ALLOC_RESERVES:
-            if alloc_flags & ALLOC_MIN_RESERVE:
-                minimum -= minimum // 2
-                if alloc_flags & ALLOC_NON_BLOCK:
-                    minimum -= minimum // 4
-            if alloc_flags & ALLOC_OOM:
-                minimum -= minimum // 2
-        if free_pages <= minimum + z.lowmem_reserve[highest_zoneidx]:
-            return False
-        if not order:
-            return True
-        for o in range(order, MAX_ORDER):
-            if not z.nr_free[o]:
-                continue
-            for mt in range(MIGRATE_TYPES):
-                if mt == MIGRATE_ISOLATE:
-                    continue
-                if mt == MIGRATE_CMA and not alloc_flags & ALLOC_CMA:
-                    continue
-                if mt == MIGRATE_HIGHATOMIC and not alloc_flags & (ALLOC_HIGHATOMIC | ALLOC_OOM):
-                    continue
-                head = z.lists + o * MIGRATE_TYPES + mt
-                if self.pages[head].next != head:
-                    return True
-        return False
 
     def watermark_fast(self, z, order, mark, highest_zoneidx, alloc_flags, gfp):
         """The same for the zone as it is, with a short cut for single pages.
@@ -247,18 +217,6 @@ class PageAllocator(PcpLists):
                 self.pages[tail].head = pfn
         return 0
 
-    def first_zone(self, ac):
-        """Position of the first zone of the zonelist that the request may use, or -1."""
-        i: cython.int = 0
-        zone: cython.uchar
-        while True:
-            zone = self.zonelists[ac.row, i]
-            if zone == 255:
-                return -1
-            if zone % MAX_NR_ZONES <= ac.highest_zoneidx:
-                return i
-            i += 1
-
     def alloc_flags_nofragment(self, ac, gfp):
         """ALLOC_KSWAPD as gfp has it, and ALLOC_NOFRAGMENT where Normal is preferred.
 
@@ -266,10 +224,10 @@ class PageAllocator(PcpLists):
         """
         flags: cython.uint = gfp & GFP_KSWAPD_RECLAIM_BIT
         zone: cython.uint
-        if not self.memmap.has_dma32 or ac.preferred < 0:
+        if not self.has_dma32 or ac.preferred < 0:
             return flags
         zone = self.zonelists[ac.row, ac.preferred]
-        if zone % MAX_NR_ZONES != self.memmap.zone_normal:
+        if self.zones[zone].index != self.zone_normal:
             return flags
         if self.nr_nodes > 1 and not self.zones[zone - 1].present:
             return flags
@@ -300,9 +258,9 @@ class PageAllocator(PcpLists):
                 i += 1
                 if zone == 255:
                     break
-                if zone % MAX_NR_ZONES > ac.highest_zoneidx:
-                    continue
                 z = cython.address(self.zones[zone])
+                if z.index > ac.highest_zoneidx:
+                    continue
                 if (
                     no_fallback
                     and self.nr_nodes > 1
@@ -344,7 +302,7 @@ class PageAllocator(PcpLists):
         ac.highest_zoneidx = self.gfp_zones[gfp & 15]
         ac.row = node + (self.nr_nodes if gfp & GFP_THISNODE_BIT else 0)
         ac.migratetype = MIGRATE_UNMOVABLE if self.page_group_by_mobility_disabled else (gfp >> 3) & 3
-        ac.preferred = self.first_zone(ac)
+        ac.preferred = self.first_zones[ac.row, ac.highest_zoneidx]
         return 0
 
     def alloc_pages_node(self, node, gfp, order):

@@ -6,13 +6,13 @@ import numpy.typing as npt
 
 from kmem.mm.hooks import Hooks
 from kmem.mm.mmzone import MemMap
-from kmem.mm.pcp import PcpLists
+from kmem.mm.watermark import Watermarks
 
 NO_FRAME: int
 PF_MEMALLOC: int
 MAX_RECLAIM_RETRIES: int
 
-class PageAllocator(PcpLists):
+class PageAllocator(Watermarks):
     hooks: Hooks
     node: int
     task_flags: int
@@ -20,8 +20,6 @@ class PageAllocator(PcpLists):
     def zonelists_array(self) -> npt.NDArray[np.uint8]: ...
     @property
     def nr_nodes(self) -> int: ...
-    @property
-    def cma(self) -> bool: ...
     nr_failed: int
     def __init__(
         self, memmap: MemMap, zonelists: Mapping[tuple[int, bool], Sequence[int]], cma: bool = False

@@ -10,6 +10,7 @@ cdef class Slub(Slabs):
     cdef public object kmalloc_array
     cdef uint16_t[::1] kmalloc_caches       # type * NR_KMALLOC_INDEXES + index
     cdef uint8_t[::1] kmalloc_indexes       # by (size + 7) / 8
+    cdef uint32_t kmalloc_cache             # that the last kmalloc() went to; NO_CACHE for none
     cdef public bint cpu_partial            # CONFIG_SLUB_CPU_PARTIAL
     cdef public object on_track             # called where the stack of a STORE_USER cache's user is saved
 

@@ -518,6 +518,7 @@ class Slub(Slabs):
         kind: cython.uint = 0  # KMALLOC_NORMAL
         cache: cython.uint
         address: cython.ulonglong
+        self.kmalloc_cache = NO_CACHE
         if size == 0:
             return _ZERO
         if size > KMALLOC_MAX_CACHE_SIZE:
@@ -527,6 +528,7 @@ class Slub(Slabs):
         cache = self.kmalloc_caches[kind * NR_KMALLOC_INDEXES + self.kmalloc_indexes[(size + 7) >> 3]]
         if cache == NO_CACHE:
             raise StateError(f"kmalloc({size}, {gfp:#x}): this machine has no such kmalloc cache")
+        self.kmalloc_cache = cache
         address = self.slab_alloc(cache, gfp, node)
         if self.allocator.trace.enabled >> TP_KMALLOC & 1:
             self.object_event(TP_KMALLOC, address, size, cache, gfp)

@@ -3,12 +3,14 @@
 cimport cython
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from kmem.mm.page cimport Page
 from kmem.mm.page_alloc cimport PageAllocator
 from kmem.mm.slub cimport Slub
 
 cdef extern from *:               # a hint of the compiler: has no effect but on time
     void prefetch "__builtin_prefetch" (const void *address) noexcept nogil
+
+cdef enum:                        # how many events ahead memory is fetched
+    FAR = 16
 
 cdef enum:                        # Entry.kind; from OBJECT on it is live
     EMPTY = 0
@@ -97,8 +99,6 @@ cdef class ReplayEngine:
     cdef readonly int64_t time_ns
 
     cdef Entry *slot_of(self, uint32_t event, uint64_t key) except NULL
-    cdef int fetch_page(self, uint32_t event, uint64_t key) except -1
-    cdef int fetch_link(self, uint64_t key) except -1
     cdef int allocate(self, uint32_t kind, uint64_t key, uint64_t bytes_req, uint64_t bytes_alloc, uint32_t gfp, uint32_t site, uint32_t name, int node, bint failed) except -1
     cdef int release(self, uint64_t key, uint32_t name) except -1
     cdef int free_entry(self, Entry *entry) except -1

@@ -29,7 +29,7 @@ is handed out again.
 
 import cython
 import numpy as np
-from cython.cimports.kmem.mm.page import MAX_ORDER, PG_TAIL, PGF_HEAD, Page
+from cython.cimports.kmem.mm.page import MAX_ORDER, PGF_HEAD
 from cython.cimports.kmem.mm.page_alloc import PageAllocator
 from cython.cimports.kmem.mm.slub import Slub
 from cython.cimports.kmem.trace.scan_text import (
@@ -108,14 +108,10 @@ _GFP_MOVABLE = cython.declare(uint32_t, 0x08)
 _GFP_NOWARN_NORETRY = cython.declare(uint32_t, 0x12000)
 _GFP_NOFAIL = cython.declare(uint32_t, 0x8000)
 _GFP_COMP = cython.declare(uint32_t, 0x40000)
-_KMALLOC_MAX_CACHE_SIZE = cython.declare(uint32_t, 8192)
 _MOST_BYTES = cython.declare(uint64_t, 0xFFFFFFFF)
 _PATIENCE = cython.declare(uint8_t, 8)
 _CPU_SHIFT = cython.declare(cython.int, 48)
 _TARGET_MASK = cython.declare(uint64_t, (1 << 48) - 1)
-_FAR = cython.declare(cython.Py_ssize_t, 24)  # events
-_NEAR = cython.declare(cython.Py_ssize_t, 12)
-_NEXT = cython.declare(cython.Py_ssize_t, 6)
 
 
 @cython.cfunc
@@ -191,7 +187,7 @@ class LiveTable:
         before: Entry[::1] = old
         size = len(old)
         if self.count * 8 >= size * 3:
-            size *= 2 if size > 1 << 17 else 4
+            size *= 2 if size > 1 << 18 else 4
         self.array = _aligned(size)
         self.entries = self.array
         self.mask = size - 1
@@ -335,18 +331,18 @@ class ReplayEngine:
         c: cython.pointer(CpuState)
         failed: cython.bint
         wish: cython.int
-        # What an event needs is scattered over memory: fetch it some events ahead.
+        allocator: PageAllocator = self.allocator
+        nr_cpus: cython.uint = self.nr_cpus
+        nr_nodes: cython.int = allocator.nr_nodes
+        # The entries of the live tables are scattered over memory: fetch them some events ahead.
         for i in range(start, stop):
-            if i + _FAR < stop:
-                prefetch(self.slot_of(event[i + _FAR], target[i + _FAR]))
-                self.fetch_page(event[i + _NEAR], target[i + _NEAR])
-                if event[i + _NEXT] == EV_KFREE or event[i + _NEXT] == EV_KMEM_CACHE_FREE:
-                    self.fetch_link(target[i + _NEXT])
+            if i + FAR < stop:
+                prefetch(self.slot_of(event[i + FAR], target[i + FAR]))
             e = event[i]
             here = cpu[i]
-            if here >= cython.cast(cython.uint, self.nr_cpus):
-                here %= cython.cast(cython.uint, self.nr_cpus)
-            self.allocator.cpu = here
+            if here >= nr_cpus:
+                here %= nr_cpus
+            allocator.cpu = here
             self.time_ns = time_ns[i]
             c = cython.address(self.cpus[here])
             if e == EV_KFREE or e == EV_KMEM_CACHE_FREE:
@@ -358,7 +354,7 @@ class ReplayEngine:
                 if (c.waiting or c.last_pfn != _NO_PFN) and not failed:
                     self.claim_pages(c, target[i], bytes_alloc[i], pid[i])
                 wish = node[i]
-                if wish >= self.allocator.nr_nodes:
+                if wish >= nr_nodes:
                     wish = -1
                 self.allocate(e, target[i], bytes_req[i], bytes_alloc[i], gfp[i], call_site[i], cache[i], wish, failed)
             elif e == EV_MM_PAGE_ALLOC:
@@ -378,32 +374,6 @@ class ReplayEngine:
         entries: cython.pointer(Entry)
         entries = cython.address(self.objects.entries[0]) if objects else cython.address(self.blocks.entries[0])
         return entries + (hash_key(key) & mask)
-
-    def fetch_page(self, event, key):
-        """Fetch the page record of what an event is going to free, if a short look finds it."""
-        entry: cython.pointer(Entry) = self.slot_of(event, key)
-        pfn: uint64_t = (entry.target & _TARGET_MASK) >> (12 if event <= EV_KMEM_CACHE_FREE else 0)
-        if pfn >= cython.cast(uint64_t, self.allocator.pages.shape[0]) or entry.key != key:
-            pfn = 0
-        prefetch(cython.address(self.allocator.pages[pfn]))
-        return 0
-
-    def fetch_link(self, key):
-        """Fetch the freelist link of an object that is about to be freed, or one close to it."""
-        entry: cython.pointer(Entry) = self.slot_of(EV_KFREE, key)
-        address: uint64_t = entry.target & _TARGET_MASK
-        pfn: uint64_t = address >> 12
-        page: cython.pointer(Page)
-        if entry.key != key or pfn >= cython.cast(uint64_t, self.slub.pages.shape[0]):
-            return 0
-        page = cython.address(self.slub.pages[pfn])
-        if page.kind == PG_TAIL:
-            pfn = page.head
-            page = cython.address(self.slub.pages[pfn])
-        pfn = page.slots + (((address - (pfn << 12)) * page.objects) >> (12 + page.order))
-        if pfn < cython.cast(uint64_t, self.slub.links.shape[0]):
-            prefetch(cython.address(self.slub.links[pfn]))
-        return 0
 
     def finish(self) -> None:
         """Carry out what still waits, at the end of the trace."""
@@ -440,7 +410,6 @@ class ReplayEngine:
 
     def allocate(self, kind, key, bytes_req, bytes_alloc, gfp, site, name, node, failed):
         entry: cython.pointer(Entry)
-        page: cython.pointer(Page)
         address: uint64_t
         cache: uint32_t = _UNBOUND
         self.nr_requests += 1
@@ -453,12 +422,7 @@ class ReplayEngine:
         gfp &= ~_GFP_NOFAIL  # nothing here could wait for memory
         if kind <= EV_KMALLOC_NODE:
             address = self.slub.kmalloc_node(bytes_req, gfp, node)
-            if address < _ZERO_SIZE:
-                if bytes_req <= _KMALLOC_MAX_CACHE_SIZE:
-                    page = cython.address(self.slub.pages[address >> 12])
-                    if page.kind == PG_TAIL:
-                        page = cython.address(self.slub.pages[page.head])
-                    cache = page.cache
+            cache = self.slub.kmalloc_cache
         else:
             cache = self.find_cache(site, bytes_req, bytes_alloc, name)
             address = self.slub.cache_alloc(cache, gfp, node)

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Watermarks: how much of a zone a request must leave free.
+
+The short cut for single pages is in :mod:`kmem.mm.page_alloc`, where every
+request passes; what is here runs when the short cut does not decide.
+
+Source: mm/page_alloc.c:__zone_watermark_ok @6.1.192
+"""
+
+import cython
+from cython.cimports.kmem.mm.buddy import (
+    ALLOC_CMA,
+    ALLOC_HIGHATOMIC,
+    ALLOC_MIN_RESERVE,
+    ALLOC_NON_BLOCK,
+    ALLOC_OOM,
+    ALLOC_RESERVES,
+)
+from cython.cimports.kmem.mm.page import (
+    MAX_ORDER,
+    MIGRATE_CMA,
+    MIGRATE_HIGHATOMIC,
+    MIGRATE_ISOLATE,
+    MIGRATE_TYPES,
+)
+from cython.cimports.kmem.mm.pcp import PcpLists
+
+
+@cython.cclass
+class Watermarks(PcpLists):
+    """Decides whether a zone has enough left for a request.
+
+    Parameters
+    ----------
+    memmap : MemMap
+        The machine's memory.
+    cma : bool
+        Whether the kernel has CMA areas configured.
+    """
+
+    def __init__(self, memmap, cma):
+        PcpLists.__init__(self, memmap)
+        self.cma = cma
+
+    def watermark_ok(self, z, order, mark, highest_zoneidx, alloc_flags, free_pages):
+        """Whether `free_pages` leave the watermark intact and a block of `order` exists.
+
+        Source: mm/page_alloc.c:__zone_watermark_ok, __zone_watermark_unusable_free @6.1.192
+        """
+        minimum: cython.long = mark
+        o: cython.uint
+        mt: cython.uint
+        head: cython.uint
+        free_pages -= (cython.cast(cython.long, 1) << order) - 1
+        if not alloc_flags & ALLOC_RESERVES:
+            free_pages -= z.nr_reserved_highatomic
+        if self.cma and not alloc_flags & ALLOC_CMA:
+            free_pages -= max(z.free_cma_pages, 0)
+        if alloc_flags & ALLOC_RESERVES:
+            if alloc_flags & ALLOC_MIN_RESERVE:
+                minimum -= minimum // 2
+                if alloc_flags & ALLOC_NON_BLOCK:
+                    minimum -= minimum // 4
+            if alloc_flags & ALLOC_OOM:
+                minimum -= minimum // 2
+        if free_pages <= minimum + z.lowmem_reserve[highest_zoneidx]:
+            return False
+        if not order:
+            return True
+        for o in range(order, MAX_ORDER):
+            if not z.nr_free[o]:
+                continue
+            for mt in range(MIGRATE_TYPES):
+                if mt == MIGRATE_ISOLATE:
+                    continue
+                if mt == MIGRATE_CMA and not alloc_flags & ALLOC_CMA:
+                    continue
+                if mt == MIGRATE_HIGHATOMIC and not alloc_flags & (ALLOC_HIGHATOMIC | ALLOC_OOM):
+                    continue
+                head = z.lists + o * MIGRATE_TYPES + mt
+                if self.pages[head].next != head:
+                    return True
+        return False
