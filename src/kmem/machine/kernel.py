@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from kmem.machine.address_space import make_init_mm, make_layout
 from kmem.mm.kernel import Kernel
 from kmem.mm.printk import Printk
 from kmem.mm.ram import Ram
@@ -16,8 +17,7 @@ from kmem.mm.struct_page import PAGE_SHIFT
 from kmem.mm.task import Task
 from kmem.mm.timekeeping import Clock
 from kmem.mm.vmalloc import Vmalloc
-from kmem.mm.vmap import VmapLayout, VmapSpace
-from kmem.mm.x86 import I386Layout
+from kmem.mm.vmap import VmapSpace
 
 if TYPE_CHECKING:
     from kmem.machine.machine import Machine
@@ -53,18 +53,16 @@ def make_kernel(machine: Machine, reports: Literal["raise", "log"]) -> Kernel:
     kernel.printk = Printk(kernel.clock)
     kernel.current = Task(pid=1, comm="init")
     kernel.ram = Ram(machine.memmap.nr_frames << PAGE_SHIFT)
+    kernel.layout = make_layout(machine.booted)
+    kernel.init_mm = make_init_mm(machine.booted, kernel.layout, kernel.ram, machine.page_alloc)
     _make_vmalloc(kernel, machine)
     return kernel
 
 
 def _make_vmalloc(kernel: Kernel, machine: Machine) -> None:
     """Give the kernel its vmalloc area."""
-    if machine.arch == "i386":
-        layout = VmapLayout.i386(kernel.max_low_pfn, I386Layout.of(machine.description.options))
-    else:
-        layout = VmapLayout.x86_64()
     kernel.vmalloc = Vmalloc(
-        VmapSpace(layout, online_cpus=machine.description.cpus),
+        VmapSpace(kernel.layout.vmap, online_cpus=machine.description.cpus),
         machine.page_alloc,
         totalram_pages=machine.zones.totalram_pages(),
         warn=kernel.printk.printk,

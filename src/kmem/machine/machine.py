@@ -194,6 +194,12 @@ class Machine(KernelCalls):
         return self._kernel
 
     @property
+    def booted(self) -> BootedMemory:
+        """Memory as boot left it: what is reserved, and where the zones lie."""
+        self._check_running()
+        return self._booted
+
+    @property
     def log(self) -> Printk:
         """The kernel's log."""
         return self.kernel.printk

@@ -5,7 +5,9 @@ from typing import Any, Literal
 from kmem.errors import KernelReport
 from kmem.mm.aids import Aid
 from kmem.mm.kmem_cache import KmemCaches
+from kmem.mm.layout import Layout
 from kmem.mm.page_alloc import PageAllocator
+from kmem.mm.pgtable import PageTable
 from kmem.mm.printk import Printk
 from kmem.mm.ram import Ram
 from kmem.mm.slub import Slub
@@ -20,8 +22,8 @@ HARDIRQ_MASK: int
 class Kernel:
     vmalloc: Vmalloc
     ram: Ram
-    layout: Any
-    init_mm: Any
+    layout: Layout
+    init_mm: PageTable
     printk: Printk
     clock: Clock
     current: Task

@@ -402,10 +402,22 @@ class PageTable:
 
         Source: mm/memory.c:__pud_alloc, __pmd_alloc, __pte_alloc, __pte_alloc_kernel @6.1.192
         """
-        return self._entry_alloc(addr, self._last)
+        return self.table_alloc(addr, self._last)
 
-    def _entry_alloc(self, addr: int, depth: int) -> int | None:
-        """Return where the entry of a level is, making the tables that lead to it."""
+    def table_alloc(self, addr: int, depth: int) -> int | None:
+        """Return where the entry of an address is in the table of a level, making the tables that lead to it.
+
+        Parameters
+        ----------
+        addr : int
+        depth : int
+            Number of the level in ``layout.levels``, from 0.
+
+        Raises
+        ------
+        StateError
+            If the address is mapped by a large page of a level above.
+        """
         table = self.pgd << PAGE_SHIFT
         for number in range(depth):
             shift, mask, level = self._levels[number]
@@ -550,11 +562,15 @@ class PageTable:
         span = 1 << self._levels[depth_large][0]
         while addr < end:
             if large and not (addr | phys) % span and end - addr >= span:
-                where = self._entry_alloc(addr, depth_large)
+                where = self.table_alloc(addr, depth_large)
                 if where is None:
                     return False
-                self._write(where, phys | prot | _PAGE_PSE)
-                addr, phys = addr + span, phys + span
+                shift, mask, _ = self._levels[depth_large]
+                count = min(mask + 1 - ((addr >> shift) & mask), (end - addr) >> shift)
+                for index in range(where >> self._shift, (where >> self._shift) + count):
+                    self._entries[index] = (phys | prot | _PAGE_PSE) & self._all_bits
+                    phys += span
+                addr += count * span
                 continue
             stop = min(end, (addr // span + 1) * span)
             count = (stop - addr) >> PAGE_SHIFT
