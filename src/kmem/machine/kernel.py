@@ -66,4 +66,6 @@ def _make_vmalloc(kernel: Kernel, machine: Machine) -> None:
         machine.page_alloc,
         totalram_pages=machine.zones.totalram_pages(),
         warn=kernel.printk.printk,
+        init_mm=kernel.init_mm,
+        init_on_alloc=init_on_alloc(machine.description.cmdline),
     )

@@ -24,12 +24,11 @@ Differs: bytes behind the end of memory read as 0xff and forget what is written,
 
 from __future__ import annotations
 
-import ctypes
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kmem.errors import NotSupportedError, SegmentationFault, UsageError
 from kmem.mm.fault import non_canonical, page_fault_oops
-from kmem.mm.pgtable import PF_USER, PageFault, PageTable, Walk
+from kmem.mm.pgtable import PF_PROT, PageFault, PageTable, Walk
 from kmem.mm.vmap import PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ _FAULTS_PER_ACCESS = 8
 class AddressSpace(Protocol):
     """What an access needs of a process: its tables, and somebody who answers its faults (``struct mm_struct``)."""
 
-    page_table: PageTable
+    page_table: Any
 
     def handle_mm_fault(self, addr: int, error_code: int) -> None:
         """Make the address usable, or raise SegmentationFault."""
@@ -54,6 +53,11 @@ def _space(kernel: Kernel, process: Any) -> Any:
     if process is None:
         process = kernel.current
     return getattr(process, "mm", process)
+
+
+def _tables(kernel: Kernel, mm: Any) -> PageTable:
+    """Return the page tables of an address space, None standing for the kernel's own."""
+    return kernel.init_mm if mm is None else kernel.init_mm.of(mm.page_table.pgd)
 
 
 def translate(kernel: Kernel, addr: int, write: bool = False, process: Any = None) -> int:
@@ -80,7 +84,7 @@ def translate(kernel: Kernel, addr: int, write: bool = False, process: Any = Non
     """
     layout = kernel.layout
     mm = _space(kernel, process)
-    table: PageTable = kernel.init_mm if mm is None else mm.page_table
+    table = _tables(kernel, mm)
     user = process is not None
     if not layout.is_canonical(addr):
         if user:
@@ -89,17 +93,15 @@ def translate(kernel: Kernel, addr: int, write: bool = False, process: Any = Non
     for _ in range(_FAULTS_PER_ACCESS):
         try:
             return table.translate(addr, write, user)
-        except PageFault as fault:
-            if mm is not None and layout.is_user_addr(addr):
-                mm.handle_mm_fault(addr, fault.error_code)
-            elif user:
-                raise SegmentationFault(f"segfault at {addr:x} error {fault.error_code | PF_USER:x}") from None
-            else:
-                oops = page_fault_oops(kernel, fault, table)
+        except PageFault as error:
+            fault = error
+        if mm is not None and layout.is_user_addr(addr):
+            mm.handle_mm_fault(addr, fault.error_code)
+        elif user:
+            # The processor says that it is a matter of rights: whether something is there is nobody's business.
+            raise SegmentationFault(f"segfault at {addr:x} error {fault.error_code | PF_PROT:x}")
         else:
-            break
-        if not (mm is not None and layout.is_user_addr(addr)):
-            kernel.report(oops)
+            kernel.report(page_fault_oops(kernel, fault, table))
     raise SegmentationFault(f"segfault at {addr:x}: the fault was answered, but the page does not stay")
 
 
@@ -161,7 +163,9 @@ def memory_view(data: Any) -> memoryview:
         It is none.
     """
     view = memoryview(data)
-    return view if view.format == "B" and view.ndim == 1 else memoryview(view.tobytes() if not view.c_contiguous else view).cast("B")
+    if view.format == "B" and view.ndim == 1 and view.c_contiguous:
+        return view
+    return view.cast("B") if view.c_contiguous else memoryview(view.tobytes())
 
 
 def memory(kernel: Kernel, addr: int, size: int, process: Any = None) -> memoryview:
@@ -183,6 +187,9 @@ def memory(kernel: Kernel, addr: int, size: int, process: Any = None) -> memoryv
         for device memory.
     """
     ram = kernel.ram
+    area = _area_view(kernel, addr, size) if size > PAGE_SIZE else None
+    if area is not None:
+        return area
     pieces = _pieces(kernel, addr, size, True, process)
     if any(phys + length > ram.size_bytes for phys, length in pieces):
         raise NotSupportedError(f"{addr:#x} is device memory, which has no bytes to look at", remedy="use read()")
@@ -190,10 +197,6 @@ def memory(kernel: Kernel, addr: int, size: int, process: Any = None) -> memoryv
         return memoryview(bytearray())
     if len(pieces) == 1:
         return ram.view(*pieces[0])
-    area = _area_view(kernel, addr, size)
-    if area is not None:
-        return area
-    first, last = pieces[0][0] >> PAGE_SHIFT, 0
     runs = []
     for phys, length in pieces:
         first, last = phys >> PAGE_SHIFT, (phys + length - 1) >> PAGE_SHIFT
@@ -207,7 +210,7 @@ def _area_view(kernel: Kernel, addr: int, size: int) -> memoryview | None:
     """Return a piece of a vmalloc area's view, which is made once for the area; None for other addresses."""
     vmalloc = kernel.vmalloc
     area = vmalloc.find_vm_area(addr) if kernel.layout.is_vmalloc_addr(addr) else None
-    if area is None or not area.pages or addr + size > area.addr + (len(area.pages) << PAGE_SHIFT):
+    if area is None or not area.mapped or addr + size > area.addr + (len(area.pages) << PAGE_SHIFT):
         return None
     if area.host is None:
         from kmem.mm.ram import runs_of
@@ -226,11 +229,4 @@ def walk(kernel: Kernel, process: Any, addr: int) -> Walk:
         A task or its address space; None for the kernel's own tables.
     addr : int
     """
-    mm = getattr(process, "mm", process)
-    table: PageTable = kernel.init_mm if mm is None else mm.page_table
-    return table.walk(addr)
-
-
-def buffer_address(view: memoryview) -> int:
-    """Return where a view lies in this process."""
-    return ctypes.addressof(ctypes.c_char.from_buffer(view))
+    return _tables(kernel, getattr(process, "mm", process)).walk(addr)

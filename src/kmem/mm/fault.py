@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from kmem.errors import KernelOops
 from kmem.mm.callers import stack
 from kmem.mm.pgtable import (
-    _PAGE_PRESENT,
     PF_INSTR,
     PF_PROT,
     PF_USER,
@@ -42,13 +41,11 @@ def dump_pagetable(table: PageTable, addr: int) -> str:
         text = f"*pde = {walk[0].value:08x} "
         if len(walk) > 1 and walk[0].value >> 12 < table.layout.max_low_pfn:
             text += f"*pte = {walk[1].value:08x} "
-        return text.rstrip()
-    words = []
-    for step in walk:
-        words.append(f"{step.name} {step.value:x}")
-        if step.name == "PGD" and step.value & _PAGE_PRESENT:
-            words.append(f"P4D {step.value:x}")  # folded: the same entry
-    return " ".join(words) if walk[0].present else f"{words[0]} P4D 0"
+        return text
+    text = f"PGD {walk[0].value:x} P4D {walk[0].value:x} "  # folded: the same entry
+    for step in walk[1:]:
+        text += f"{step.name} {step.value:x}" + ("" if step.name == "PTE" else " ")
+    return text
 
 
 def fault_text(kernel: Kernel, addr: int, error_code: int, table: PageTable) -> str:
@@ -103,10 +100,7 @@ def page_fault_oops(kernel: Kernel, fault: PageFault, table: PageTable | None = 
     Source: arch/x86/mm/fault.c:page_fault_oops @6.1.192
     """
     text = fault_text(kernel, fault.addr, fault.error_code, table or kernel.init_mm)
-    digits = 16
-    return KernelOops(
-        f"{text}\n{die_header(kernel, 'Oops', fault.error_code)}\nCR2: {fault.addr:0{digits}x}"
-    )
+    return KernelOops(f"{text}\n{die_header(kernel, 'Oops', fault.error_code)}\nCR2: {fault.addr:016x}")
 
 
 def non_canonical(kernel: Kernel, addr: int) -> KernelOops:

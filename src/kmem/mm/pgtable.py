@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from kmem.errors import StateError
 from kmem.mm import gfp as flag
@@ -91,8 +91,6 @@ PF_INSTR: Final = 0x10
 _PFN_MASK_64: Final = 0x000FFFFFFFFFF000
 _PFN_MASK_32: Final = 0xFFFFF000
 _GFP_PGTABLE_KERNEL: Final = GFP_KERNEL | flag.__GFP_ZERO
-_GFP_PGTABLE_USER: Final = _GFP_PGTABLE_KERNEL | flag.__GFP_ACCOUNT
-_GFP_HIGHMEM: Final = flag.__GFP_HIGHMEM
 
 _FLAG_NAMES: Final = (
     (_PAGE_PRESENT, "Present"),
@@ -112,8 +110,6 @@ class _Frames(Protocol):
     """Where frames for tables come from: the page allocator."""
 
     def alloc_pages(self, gfp: int, order: int, node: int = -1) -> int: ...
-
-    def free_pages(self, pfn: int, order: int) -> None: ...
 
 
 class PageFault(Exception):
@@ -223,37 +219,33 @@ class Walk(list[Step]):
 
 
 class PageTable:
-    """The page tables of one process, or of the kernel.
+    """The page tables at one top table, as the processor sees them: those of a process, or the kernel's.
 
     Parameters
     ----------
-    kernel : Kernel
-        The running kernel: ``ram``, ``layout``, ``page_alloc`` and ``init_mm`` are used. A new table shares the
-        kernel's part with ``init_mm``.
+    init_mm : PageTable
+        The kernel's own tables.
+    pgd : int
+        Frame of the top table.
 
     Attributes
     ----------
     pgd : int
-        Frame of the top table; -1 after :meth:`free`.
     layout : Layout
     ram : Ram
-    pgtables_bytes : int
-        Memory of the tables below the top one (``mm->pgtables_bytes``).
+    pgd_list : list of int
+        Of ``init_mm``: frames of the top tables of all processes.
+    nr_tables : int
+        Tables below the top one that were made here.
 
-    Raises
-    ------
-    MemoryError
-        There is no frame for the top table.
-
-    Source: arch/x86/mm/pgtable.c:pgd_alloc @6.1.192
+    See Also
+    --------
+    kmem.mm.pgalloc : the user's part of a process's tables, where its tables are made and freed.
     """
 
-    def __init__(self, kernel: Any) -> None:
-        init_mm: PageTable = kernel.init_mm
-        self._setup(kernel.ram, kernel.layout, kernel.page_alloc, init_mm)
-        self.pgd = self._new_pgd()
-        self._share_kernel_part()
-        init_mm.others.append(self)
+    def __init__(self, init_mm: PageTable, pgd: int) -> None:
+        self._setup(init_mm.ram, init_mm.layout, init_mm.page_alloc, init_mm)
+        self.pgd = pgd
 
     @classmethod
     def boot(cls, ram: Ram, layout: Layout, frames: Iterator[int], page_alloc: _Frames) -> PageTable:
@@ -279,9 +271,9 @@ class PageTable:
         self.layout = layout
         self.page_alloc = page_alloc
         self.init_mm = self if init_mm is None else init_mm
-        #: Tables of processes, which get the kernel's entries too (``pgd_list``).
-        self.others: list[PageTable] = []
-        self.pgtables_bytes = 0
+        self.pgd_list: list[int] = []
+        self._views: dict[int, PageTable] = {}
+        self.nr_tables = 0
         #: Oopses so far, counted on ``init_mm`` (``die_counter``).
         self.die_counter = 0
         self._boot_frames: Iterator[int] | None = None
@@ -293,42 +285,26 @@ class PageTable:
         self._levels = [(level.shift, (1 << level.bits) - 1, level) for level in layout.levels]
         self._last = len(self._levels) - 1
         self._addr_mask = (1 << (layout.levels[0].shift + layout.levels[0].bits)) - 1
-        # PTI doubles the top table, even where it is not in use. Source: pgalloc.h:PGD_ALLOCATION_ORDER
-        self._pgd_order = 1 if wide else 0
 
     # Frames of tables
-
-    def _new_pgd(self) -> int:
-        pfn = self.page_alloc.alloc_pages(_GFP_PGTABLE_USER, self._pgd_order)
-        if pfn < 0:
-            raise MemoryError("no frame for a page table")
-        self.ram.clear(pfn << PAGE_SHIFT, PAGE_SIZE << self._pgd_order)
-        return pfn
 
     def _new_table(self, depth: int) -> int:
         """Return a zeroed frame for a table of a level; -1 if there is none.
 
-        Source: include/asm-generic/pgalloc.h:__pte_alloc_one, __pte_alloc_one_kernel @6.1.192
+        Source: include/asm-generic/pgalloc.h:__pte_alloc_one_kernel @6.1.192
         """
         if self._boot_frames is not None:
             pfn = next(self._boot_frames, -1)
             if pfn < 0:
                 raise StateError("the kernel image has no room for the page tables of so much memory")
         else:
-            gfp = _GFP_PGTABLE_KERNEL if self.init_mm is self else _GFP_PGTABLE_USER
-            if depth == self._last and self.init_mm is not self and self.layout.arch == "i386":
-                gfp |= _GFP_HIGHMEM
-            pfn = self.page_alloc.alloc_pages(gfp, 0)
+            pfn = self.page_alloc.alloc_pages(_GFP_PGTABLE_KERNEL, 0)
             if pfn < 0:
                 return -1
         self.ram.clear(pfn << PAGE_SHIFT, PAGE_SIZE)
         if depth:
-            self.pgtables_bytes += PAGE_SIZE
+            self.nr_tables += 1
         return pfn
-
-    def _free_table(self, pfn: int) -> None:
-        self.page_alloc.free_pages(pfn, 0)
-        self.pgtables_bytes -= PAGE_SIZE
 
     def boot_done(self) -> None:
         """From now on frames of tables come from the page allocator."""
@@ -342,15 +318,36 @@ class PageTable:
         shift, mask, _ = self._levels[0]
         return (self.layout.page_offset >> shift) & mask
 
-    def _share_kernel_part(self) -> None:
-        """Copy the kernel's entries of the top table.
+    def pgd_ctor(self, pgd: int) -> None:
+        """Give a new top table the kernel's entries, and keep them up to date from now on.
+
+        Parameters
+        ----------
+        pgd : int
+            Frame of the top table of a new process.
 
         Source: arch/x86/mm/pgtable.c:pgd_ctor @6.1.192
         """
         first = self.kernel_index << self._shift
-        source, target = self.init_mm.pgd << PAGE_SHIFT, self.pgd << PAGE_SHIFT
+        source, target = self.init_mm.pgd << PAGE_SHIFT, pgd << PAGE_SHIFT
         size = PAGE_SIZE - first
         self.ram.view(target + first, size)[:] = self.ram.view(source + first, size)
+        self.init_mm.pgd_list.append(pgd)
+
+    def pgd_dtor(self, pgd: int) -> None:
+        """Forget the top table of a process that ends.
+
+        Source: arch/x86/mm/pgtable.c:pgd_dtor @6.1.192
+        """
+        self.init_mm.pgd_list.remove(pgd)
+        self.init_mm._views.pop(pgd, None)
+
+    def of(self, pgd: int) -> PageTable:
+        """Return the page tables of a process by the frame of its top table."""
+        table = self._views.get(pgd)
+        if table is None:
+            table = self._views[pgd] = PageTable(self, pgd)
+        return table
 
     def _sync(self, index: int, value: int) -> None:
         """Copy a new entry of the kernel's top table to those of all processes.
@@ -358,8 +355,8 @@ class PageTable:
         Source: arch/x86/mm/init_64.c:sync_global_pgds_l4, arch/x86/mm/fault.c:vmalloc_sync_one @6.1.192
         """
         if index >= self.kernel_index:
-            for other in self.others:
-                self._entries[((other.pgd << PAGE_SHIFT) >> self._shift) + index] = value
+            for pgd in self.pgd_list:
+                self._entries[((pgd << PAGE_SHIFT) >> self._shift) + index] = value
 
     # Entries
 
@@ -605,66 +602,6 @@ class PageTable:
                     self._unmap_range(depth + 1, value & self._pfn_mask, addr, behind)
             addr = behind
 
-    # Freeing tables of a process
-
-    def free_pgd_range(self, addr: int, end: int, floor: int, ceiling: int) -> None:
-        """Free the tables of a range whose pages are gone, except those that neighbours use.
-
-        Parameters
-        ----------
-        addr, end : int
-            The range.
-        floor, ceiling : int
-            Where the neighbours end and begin; 0 as `ceiling` for none.
-
-        Source: mm/memory.c:free_pgd_range @6.1.192
-        Differs: frames of tables go back one by one, lowest address first, at once.
-        """
-        span = 1 << self._levels[self._last - 1][0]
-        addr &= -span
-        if addr < floor:
-            addr += span
-        if ceiling:
-            ceiling &= -span
-            if not ceiling:
-                return
-            if end > ceiling:
-                end -= span
-        if addr < end:
-            self._free_range(0, self.pgd << PAGE_SHIFT, addr, end, floor, ceiling)
-
-    def _free_range(self, depth: int, table: int, addr: int, end: int, floor: int, ceiling: int) -> None:
-        shift, mask, _ = self._levels[depth]
-        while addr < end:
-            behind = min(((addr >> shift) + 1) << shift, end)
-            where = table + (((addr >> shift) & mask) << self._shift)
-            value = self._read(where)
-            if value & _PAGE_PRESENT:
-                child = value & self._pfn_mask
-                inside = True
-                if depth + 1 < self._last:
-                    self._free_range(depth + 1, child, addr, behind, floor, ceiling)
-                    limit = ceiling & -(1 << shift)
-                    inside = addr & -(1 << shift) >= floor and (not ceiling or 0 < behind <= limit)
-                if inside:
-                    self._write(where, 0)
-                    self._free_table(child >> PAGE_SHIFT)
-            addr = behind
-
-    def free(self) -> None:
-        """Free all tables of a process, the top one last; nothing may be mapped in user space any more.
-
-        Source: arch/x86/mm/pgtable.c:pgd_free @6.1.192
-        """
-        if self.init_mm is self:
-            raise StateError("the kernel's own page tables are not freed")
-        if self.pgd < 0:
-            return
-        self.free_pgd_range(0, self.layout.task_size, 0, 0)
-        self.init_mm.others.remove(self)
-        self.page_alloc.free_pages(self.pgd, self._pgd_order)
-        self.pgd = -1
-
     # What a processor does
 
     def translate(self, addr: int, write: bool = False, user: bool = False, execute: bool = False) -> int:
@@ -745,7 +682,6 @@ class PageTable:
         """
         first = self.kernel_index << self._shift
         kernel = bytes(self.ram.view((self.init_mm.pgd << PAGE_SHIFT) + first, PAGE_SIZE - first))
-        for other in self.init_mm.others:
-            mine = bytes(self.ram.view((other.pgd << PAGE_SHIFT) + first, PAGE_SIZE - first))
-            if mine != kernel:
-                raise StateError(f"the page tables at frame {other.pgd:#x} do not share the kernel's part")
+        for pgd in self.init_mm.pgd_list:
+            if bytes(self.ram.view((pgd << PAGE_SHIFT) + first, PAGE_SIZE - first)) != kernel:
+                raise StateError(f"the page tables at frame {pgd:#x} do not share the kernel's part")

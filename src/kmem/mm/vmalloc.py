@@ -13,9 +13,12 @@ Areas are aligned to a page only.  An area of ``ioremap`` is aligned to its own
 size, up to 512 KiB.  ``vmalloc_huge`` tries blocks of 2 MiB at addresses
 aligned to 2 MiB, where the machine maps such, and falls back on single pages.
 
+Given the kernel's page tables, areas are mapped there page by page, which takes frames for tables, and unmapped when
+they are freed; tables stay.
+
 Source: mm/vmalloc.c @6.1.192
-Differs: page tables are not built, and the kernel's own bookkeeping (areas, arrays of page pointers of at most one
-page) takes no memory of the modelled machine; a larger array of page pointers is an area itself, as in the kernel.
+Differs: the kernel's own bookkeeping (areas, arrays of page pointers of at most one page) takes no memory of the
+modelled machine; a larger array of page pointers is an area itself, as in the kernel.
 """
 
 from __future__ import annotations
@@ -23,12 +26,14 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from kmem.errors import StateError
 from kmem.mm import gfp as flag
 from kmem.mm.gfp import GFP_DMA, GFP_DMA32, GFP_KERNEL
 from kmem.mm.page_alloc import PageAllocator
+from kmem.mm.pgtable import _PAGE_NX, PAGE_KERNEL, PageTable
+from kmem.mm.ram import runs_of
 from kmem.mm.vmap import PAGE_SHIFT, PAGE_SIZE, VmapArea, VmapSpace
 
 __all__ = [
@@ -56,6 +61,15 @@ VM_FLUSH_RESET_PERMS: Final = 0x100
 VM_MAP_PUT_PAGES: Final = 0x200
 VM_ALLOW_HUGE_VMAP: Final = 0x400
 
+#: Words that /proc/vmallocinfo has for the uses of an area, in its order.
+_AREA_NAMES: Final = (
+    (VM_IOREMAP, "ioremap"),
+    (VM_ALLOC, "vmalloc"),
+    (VM_MAP, "vmap"),
+    (VM_USERMAP, "user"),
+    (VM_DMA_COHERENT, "dma-coherent"),
+)
+_MAX_NR_ZONES: Final = 5
 PMD_SHIFT: Final = 21
 _IOREMAP_MAX_ORDER: Final = 7 + PAGE_SHIFT
 _BULK_PAGES: Final = 100
@@ -100,6 +114,10 @@ class VmStruct:
         Address of the array of page pointers, if it is an area of its own.
     caller : str
         Who asked.
+    phys_addr : int
+        Physical address of the device memory that an ``ioremap`` area shows, 0 for others.
+    host : object
+        A view of all its frames in one piece, once somebody has asked for it.
 
     Source: include/linux/vmalloc.h:struct vm_struct @6.1.192
     """
@@ -112,6 +130,13 @@ class VmStruct:
     page_order: int = 0
     pages_array: int | None = None
     caller: str = ""
+    phys_addr: int = 0
+    host: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def mapped(self) -> bool:
+        """Whether the area has frames of its own behind all of its pages."""
+        return bool(self.pages) and len(self.pages) << PAGE_SHIFT == self.usable_size
 
     @property
     def usable_size(self) -> int:
@@ -135,6 +160,10 @@ class Vmalloc:
         Pages of the machine; a request for more is refused at once.
     warn : callable, optional
         Called with the text of the kernel's warning when a request fails and did not ask for silence.
+    init_mm : PageTable, optional
+        The kernel's page tables; without them nothing is mapped.
+    init_on_alloc : bool
+        Whether all fresh frames are zeroed, not only those that were asked for so.
 
     Notes
     -----
@@ -149,7 +178,11 @@ class Vmalloc:
         *,
         totalram_pages: int,
         warn: Callable[[str], None] | None = None,
+        init_mm: PageTable | None = None,
+        init_on_alloc: bool = True,
     ) -> None:
+        self.init_mm = init_mm
+        self.init_on_alloc = init_on_alloc
         self.space = space
         self.page_alloc = page_alloc
         self.totalram_pages = totalram_pages
@@ -230,8 +263,31 @@ class Vmalloc:
         if va is None or not isinstance(va.vm, VmStruct):
             return None
         area, va.vm = va.vm, None
+        area.host = None
+        self._unmap(va.va_start, va.va_end)
         self.space.free_vmap_area_noflush(va)
         return area
+
+    def _map(self, addr: int, frames: Sequence[int], prot: int = PAGE_KERNEL, page_order: int = 0) -> bool:
+        """Map frames from an address on, in blocks of an order; False if there was no memory for a table.
+
+        Source: mm/vmalloc.c:vmap_pages_range @6.1.192
+        """
+        if self.init_mm is None:
+            return True
+        if not page_order:
+            return self.init_mm.map_pages(addr, frames, prot)
+        size = PAGE_SIZE << page_order
+        blocks = range(0, len(frames), 1 << page_order)
+        return all(
+            self.init_mm.map_range(addr + (place << PAGE_SHIFT), frames[place] << PAGE_SHIFT, size, prot)
+            for place in blocks
+        )
+
+    def _unmap(self, start: int, end: int) -> None:
+        """Source: mm/vmalloc.c:vunmap_range_noflush @6.1.192."""
+        if self.init_mm is not None:
+            self.init_mm.unmap_range(start, end)
 
     def is_vmalloc_addr(self, addr: int) -> bool:
         """Whether an address lies in the vmalloc area.
@@ -244,8 +300,10 @@ class Vmalloc:
         """Return the frame behind an address, None if there is none.
 
         Source: mm/vmalloc.c:vmalloc_to_pfn @6.1.192
-        Differs: looked up in the area, as there are no page tables.
+        Differs: without page tables it is looked up in the area.
         """
+        if self.init_mm is not None:
+            return self.init_mm.walk(addr).pfn if self.is_vmalloc_addr(addr) else None
         area = self.find_vm_area(addr)
         index = 0 if area is None else (addr - area.addr) >> PAGE_SHIFT
         return area.pages[index] if area is not None and index < len(area.pages) else None
@@ -395,9 +453,20 @@ class Vmalloc:
             area.nr_pages = len(area.pages)
         self.nr_vmalloc_pages += area.nr_pages
         if area.nr_pages == nr_pages:
-            return True
+            self._clear(area.pages, gfp)
+            if self._map(area.addr, area.pages, page_order=page_order):
+                return True
         self.vfree(area.addr)
         return False
+
+    def _clear(self, frames: Sequence[int], gfp: int) -> None:
+        """Zero fresh frames, if that is asked for.
+
+        Source: mm/page_alloc.c:post_alloc_hook @6.1.192
+        """
+        if self.init_mm is not None and (self.init_on_alloc or gfp & _GFP_ZERO):
+            for pfn, count in runs_of(frames):
+                self.init_mm.ram.clear(pfn << PAGE_SHIFT, count << PAGE_SHIFT)
 
     def _alloc_pages(self, page_alloc: PageAllocator, gfp: int, node: int, order: int, nr_pages: int) -> list[int]:
         """Return up to `nr_pages` frames: in bulk, then one by one; blocks of an order above 0 are split.
@@ -495,7 +564,9 @@ class Vmalloc:
 
     # ------------------------------------------------------------ mapping of given frames
 
-    def vmap(self, frames: Sequence[int], flags: int = VM_MAP, *, caller: str = "vmap") -> int | None:
+    def vmap(
+        self, frames: Sequence[int], flags: int = VM_MAP, prot: int = PAGE_KERNEL, *, caller: str = "vmap"
+    ) -> int | None:
         """Map frames of the caller's, in their order.
 
         Parameters
@@ -504,6 +575,8 @@ class Vmalloc:
             Frame numbers.
         flags : int
             ``VM_*``; with ``VM_MAP_PUT_PAGES`` :meth:`vfree` frees the frames too.
+        prot : int
+            Protection of the pages; they are never executable.
 
         Source: mm/vmalloc.c:vmap @6.1.192
         """
@@ -513,9 +586,43 @@ class Vmalloc:
         area = self.get_vm_area(len(frames) << PAGE_SHIFT, flags & ~VM_NO_GUARD, caller=caller)
         if area is None:
             return None
+        if not self._map(area.addr, frames, prot | _PAGE_NX):
+            self.vunmap(area.addr)
+            return None
         if flags & VM_MAP_PUT_PAGES:
             area.pages, area.nr_pages = list(frames), len(frames)
         return area.addr
+
+    def ioremap(self, phys: int, size: int, prot: int = PAGE_KERNEL, *, caller: str = "ioremap") -> int | None:
+        """Map device memory.
+
+        Parameters
+        ----------
+        phys, size : int
+            Physical address and bytes; neither need be whole pages.
+        prot : int
+            Protection and memory type of the pages.
+
+        Returns
+        -------
+        int or None
+            The address that shows `phys`; None if there is no address space, or no memory for a table.
+
+        Source: arch/x86/mm/ioremap.c:__ioremap_caller @6.1.192
+        """
+        offset = phys % PAGE_SIZE
+        area = self.get_vm_area(-(-(offset + size) // PAGE_SIZE) * PAGE_SIZE, VM_IOREMAP, caller=caller)
+        if area is None:
+            return None
+        area.phys_addr = phys - offset
+        # Large pages where both sides are aligned to one, as ioremap_page_range() does on x86-64.
+        large = self.space.layout.huge
+        if self.init_mm is not None and not self.init_mm.map_range(
+            area.addr, area.phys_addr, area.usable_size, prot, large=large
+        ):
+            self.remove_vm_area(area.addr)
+            return None
+        return area.addr + offset
 
     def vm_map_ram(self, frames: Sequence[int]) -> int | None:
         """Map frames for a short time: up to 64 (32-bit: 32) of them in a block shared with others.
@@ -523,11 +630,17 @@ class Vmalloc:
         Source: mm/vmalloc.c:vm_map_ram @6.1.192
         """
         layout = self.space.layout
+        addr: int | None
         if len(frames) <= layout.vmap_max_alloc:
-            return self.space.vb_alloc(len(frames))
-        size = len(frames) << PAGE_SHIFT
-        va = self.space.alloc_vmap_area(size, PAGE_SIZE, layout.vmalloc_start, layout.vmalloc_end)
-        return None if va is None else va.va_start
+            addr = self.space.vb_alloc(len(frames))
+        else:
+            size = len(frames) << PAGE_SHIFT
+            va = self.space.alloc_vmap_area(size, PAGE_SIZE, layout.vmalloc_start, layout.vmalloc_end)
+            addr = None if va is None else va.va_start
+        if addr is not None and not self._map(addr, frames):
+            self.vm_unmap_ram(addr, len(frames))
+            return None
+        return addr
 
     def vm_unmap_ram(self, addr: int, nr_pages: int) -> None:
         """Undo :meth:`vm_map_ram` of as many frames.
@@ -541,10 +654,12 @@ class Vmalloc:
         """
         if nr_pages <= self.space.layout.vmap_max_alloc:
             self.space.vb_free(addr, nr_pages)
+            self._unmap(addr, addr + (nr_pages << PAGE_SHIFT))
             return
         va = self.space.busy.find(addr)
         if va is None or va.va_start != addr or va.nr_pages != nr_pages or va.vm is not None:
             raise StateError(f"no mapping of {nr_pages} pages at {addr:#x} was made by vm_map_ram")
+        self._unmap(va.va_start, va.va_end)
         self.space.free_vmap_area_noflush(va)
 
     # ------------------------------------------------------------ views and checks
@@ -552,6 +667,41 @@ class Vmalloc:
     def vm_areas(self) -> list[VmapArea]:
         """Return the busy areas, lowest first; those of :meth:`vm_map_ram` have no ``vm``."""
         return self.space.busy.areas()
+
+    def vmallocinfo(self) -> str:
+        """Return what ``/proc/vmallocinfo`` shows to root: an area a line.
+
+        Source: mm/vmalloc.c:s_show @6.1.192
+        Differs: addresses are shown as under no_hash_pointers, and callers are places in Python code.
+        """
+        digits = self.space.layout.bits_per_long // 4
+        nodes = self.page_alloc is not None and self.space.layout.bits_per_long == 64
+        lines = []
+        for va in self.space.busy.areas():
+            line = f"0x{va.va_start:0{digits}x}-0x{va.va_end:0{digits}x} {va.size:7d}"
+            area = va.vm
+            lines.append(line + (_area_text(area, digits) if isinstance(area, VmStruct) else " vm_map_ram"))
+            if nodes and isinstance(area, VmStruct):
+                lines[-1] += self._numa_info(area)
+        if lines:
+            lines += [
+                f"0x{va.va_start:0{digits}x}-0x{va.va_end:0{digits}x} {va.size:7d} unpurged vm_area"
+                for va in self.space.lazy.areas()
+            ]
+        return "".join(f"{line}\n" for line in lines)
+
+    def _numa_info(self, area: VmStruct) -> str:
+        """Return how many frames of an area each node has.
+
+        Source: mm/vmalloc.c:show_numa_info @6.1.192
+        """
+        assert self.page_alloc is not None
+        zones = self.page_alloc.memmap.pages_array["zone"]
+        counts: dict[int, int] = {}
+        for pfn in area.pages:
+            node = int(zones[pfn]) // _MAX_NR_ZONES
+            counts[node] = counts.get(node, 0) + 1
+        return "".join(f" N{node}={counts[node]}" for node in sorted(counts))
 
     def validate(self) -> None:
         """Check the address space, and that each area and its frames agree with it.
@@ -575,6 +725,19 @@ class Vmalloc:
                 frames.update(area.pages)
             if area.pages_array is not None and self.find_vm_area(area.pages_array) is None:
                 raise StateError(f"the page array of the area at {area.addr:#x} is gone")
+
+
+def _area_text(area: VmStruct, digits: int) -> str:
+    """Return what is said of an area behind its addresses and size."""
+    words = [area.caller] if area.caller else []
+    if area.nr_pages:
+        words.append(f"pages={area.nr_pages}")
+    if area.phys_addr:
+        words.append(f"phys=0x{area.phys_addr:0{digits}x}")
+    words += [name for bit, name in _AREA_NAMES if area.flags & bit]
+    if area.pages_array is not None:
+        words.append("vpages")
+    return "".join(f" {word}" for word in words)
 
 
 def _bytes(size: int, space: VmapSpace) -> int:
