@@ -37,7 +37,7 @@ from kmem.mm.x86 import I386Layout
 if TYPE_CHECKING:
     from kmem.mm.page_alloc import PageAllocator
 
-__all__ = ["make_init_mm", "make_layout"]
+__all__ = ["init_on_alloc", "make_init_mm", "make_layout"]
 
 _ISA_END: Final = 0x100000
 
@@ -94,6 +94,7 @@ def make_init_mm(booted: BootedMemory, layout: Layout, ram: Ram, page_alloc: Pag
             for addr in range(start & -span, end, span):
                 init_mm.pte_alloc(addr)
     init_mm.boot_done()
+    init_mm.managed_ranges = [(piece.start, piece.end) for piece in booted.memblock.free_ranges()]
     return init_mm
 
 
@@ -157,3 +158,12 @@ def _table_frames(booted: BootedMemory) -> Iterator[int]:
     for pfn in range((image.end >> PAGE_SHIFT) - 1, image.start >> PAGE_SHIFT, -1):
         if any(piece.start <= pfn < piece.end for piece in reserved):
             yield pfn
+
+
+def init_on_alloc(cmdline: str) -> bool:
+    """Whether fresh pages and objects are zeroed; on unless ``init_on_alloc=`` says otherwise.
+
+    Source: mm/page_alloc.c:early_init_on_alloc @6.1.192 (CONFIG_INIT_ON_ALLOC_DEFAULT_ON)
+    """
+    words = [word.partition("=")[2] for word in cmdline.split() if word.startswith("init_on_alloc=")]
+    return not words or words[-1] not in ("0", "n", "N", "no", "off")

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from kmem.machine.address_space import make_init_mm, make_layout
+from kmem.machine.address_space import init_on_alloc, make_init_mm, make_layout
+from kmem.mm.highmem import Highmem
 from kmem.mm.kernel import Kernel
 from kmem.mm.printk import Printk
 from kmem.mm.ram import Ram
@@ -55,6 +56,7 @@ def make_kernel(machine: Machine, reports: Literal["raise", "log"]) -> Kernel:
     kernel.ram = Ram(machine.memmap.nr_frames << PAGE_SHIFT)
     kernel.layout = make_layout(machine.booted)
     kernel.init_mm = make_init_mm(machine.booted, kernel.layout, kernel.ram, machine.page_alloc)
+    kernel.highmem = Highmem(kernel)
     _make_vmalloc(kernel, machine)
     return kernel
 

@@ -24,7 +24,7 @@ cdef class Kernel:
     cdef readonly Slub slub
     cdef readonly object caches           # kmem.mm.kmem_cache.KmemCaches
     cdef public object vmalloc, ram, layout, init_mm, printk, clock, current, sched
-    cdef public object faults, leaks, owner, reclaim
+    cdef public object faults, leaks, owner, highmem, reclaim
     cdef public str reports
     cdef public dict kmem_caches          # index of a cache: its KmemCache
     cdef public dict page_address_map     # frame of high memory: where kmap() has mapped it

@@ -55,9 +55,10 @@ class Kernel:
 
     Attributes
     ----------
-    vmalloc, ram, layout, init_mm, printk, clock, current, sched, faults, leaks : object
+    vmalloc, ram, layout, init_mm, highmem, printk, clock, current, sched, faults, leaks : object
         Parts that the machine puts in: vmalloc area, bytes of memory, address space layout, the kernel's page
-        table, log, clock, running task, scheduler, fault injection and leak detection. None where there is none.
+        table, places for pages of high memory, log, clock, running task, scheduler, fault injection and leak
+        detection. None where there is none.
     owner : object
         The machine.
     reclaim : kmem.mm.reclaim.Reclaim or None

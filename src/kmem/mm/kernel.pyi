@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from kmem.errors import KernelReport
 from kmem.mm.aids import Aid
+from kmem.mm.highmem import Highmem
 from kmem.mm.kmem_cache import KmemCaches
 from kmem.mm.layout import Layout
 from kmem.mm.page_alloc import PageAllocator
@@ -24,6 +25,7 @@ class Kernel:
     ram: Ram
     layout: Layout
     init_mm: PageTable
+    highmem: Highmem
     printk: Printk
     clock: Clock
     current: Task

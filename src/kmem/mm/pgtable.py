@@ -273,6 +273,8 @@ class PageTable:
         self.init_mm = self if init_mm is None else init_mm
         self.pgd_list: list[int] = []
         self._views: dict[int, PageTable] = {}
+        #: Frames (first, end) that the page allocator manages, on ``init_mm``.
+        self.managed_ranges: list[tuple[int, int]] = []
         self.nr_tables = 0
         #: Oopses so far, counted on ``init_mm`` (``die_counter``).
         self.die_counter = 0
