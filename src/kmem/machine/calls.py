@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
 
-from kmem.mm import struct_page
+from kmem.mm import highmem, ioremap, struct_page, vmalloc_api
 from kmem.mm.kernel import BoundCall
 
 if TYPE_CHECKING:
@@ -74,9 +74,86 @@ class KernelCalls:
     virt_to_phys = ApiCall(struct_page.virt_to_phys)
     virt_addr_valid = ApiCall(struct_page.virt_addr_valid)
 
+    # vmalloc
+
+    find_vm_area = ApiCall(vmalloc_api.find_vm_area)
+    is_vmalloc_addr = ApiCall(vmalloc_api.is_vmalloc_addr)
+    kvcalloc = ApiCall(vmalloc_api.kvcalloc)
+    kvfree = ApiCall(vmalloc_api.kvfree)
+    kvfree_sensitive = ApiCall(vmalloc_api.kvfree_sensitive)
+    kvmalloc = ApiCall(vmalloc_api.kvmalloc)
+    kvmalloc_array = ApiCall(vmalloc_api.kvmalloc_array)
+    kvmalloc_node = ApiCall(vmalloc_api.kvmalloc_node)
+    kvrealloc = ApiCall(vmalloc_api.kvrealloc)
+    kvzalloc = ApiCall(vmalloc_api.kvzalloc)
+    kvzalloc_node = ApiCall(vmalloc_api.kvzalloc_node)
+    vcalloc = ApiCall(vmalloc_api.vcalloc)
+    vfree = ApiCall(vmalloc_api.vfree)
+    vfree_atomic = ApiCall(vmalloc_api.vfree_atomic)
+    vm_map_ram = ApiCall(vmalloc_api.vm_map_ram)
+    vm_unmap_aliases = ApiCall(vmalloc_api.vm_unmap_aliases)
+    vm_unmap_ram = ApiCall(vmalloc_api.vm_unmap_ram)
+    vmalloc = ApiCall(vmalloc_api.vmalloc)
+    vmalloc_32 = ApiCall(vmalloc_api.vmalloc_32)
+    vmalloc_32_user = ApiCall(vmalloc_api.vmalloc_32_user)
+    vmalloc_array = ApiCall(vmalloc_api.vmalloc_array)
+    vmalloc_huge = ApiCall(vmalloc_api.vmalloc_huge)
+    vmalloc_node = ApiCall(vmalloc_api.vmalloc_node)
+    vmalloc_to_page = ApiCall(vmalloc_api.vmalloc_to_page)
+    vmalloc_to_pfn = ApiCall(vmalloc_api.vmalloc_to_pfn)
+    vmalloc_user = ApiCall(vmalloc_api.vmalloc_user)
+    vmap = ApiCall(vmalloc_api.vmap)
+    vunmap = ApiCall(vmalloc_api.vunmap)
+    vzalloc = ApiCall(vmalloc_api.vzalloc)
+    vzalloc_node = ApiCall(vmalloc_api.vzalloc_node)
+
+    # device memory
+
+    ioremap = ApiCall(ioremap.ioremap)
+    ioremap_cache = ApiCall(ioremap.ioremap_cache)
+    ioremap_uc = ApiCall(ioremap.ioremap_uc)
+    ioremap_wc = ApiCall(ioremap.ioremap_wc)
+    ioremap_wt = ApiCall(ioremap.ioremap_wt)
+    iounmap = ApiCall(ioremap.iounmap)
+    memcpy_fromio = ApiCall(ioremap.memcpy_fromio)
+    memcpy_toio = ApiCall(ioremap.memcpy_toio)
+    memset_io = ApiCall(ioremap.memset_io)
+    readb = ApiCall(ioremap.readb)
+    readl = ApiCall(ioremap.readl)
+    readq = ApiCall(ioremap.readq)
+    readw = ApiCall(ioremap.readw)
+    writeb = ApiCall(ioremap.writeb)
+    writel = ApiCall(ioremap.writel)
+    writeq = ApiCall(ioremap.writeq)
+    writew = ApiCall(ioremap.writew)
+
+    # high memory
+
+    PageHighMem = ApiCall(highmem.PageHighMem)
+    clear_highpage = ApiCall(highmem.clear_highpage)
+    copy_highpage = ApiCall(highmem.copy_highpage)
+    kmap = ApiCall(highmem.kmap)
+    kmap_atomic = ApiCall(highmem.kmap_atomic)
+    kmap_flush_unused = ApiCall(highmem.kmap_flush_unused)
+    kmap_local_page = ApiCall(highmem.kmap_local_page)
+    kmap_to_page = ApiCall(highmem.kmap_to_page)
+    kunmap = ApiCall(highmem.kunmap)
+    kunmap_atomic = ApiCall(highmem.kunmap_atomic)
+    kunmap_local = ApiCall(highmem.kunmap_local)
+    memcpy_from_page = ApiCall(highmem.memcpy_from_page)
+    memcpy_to_page = ApiCall(highmem.memcpy_to_page)
+    nr_free_highpages = ApiCall(highmem.nr_free_highpages)
+    totalhigh_pages = ApiCall(highmem.totalhigh_pages)
+    zero_user = ApiCall(highmem.zero_user)
+
 
 # Functions whose names begin with two underscores.
-_DUNDER: tuple[Callable[..., Any], ...] = ()
+_DUNDER: tuple[Callable[..., Any], ...] = (
+    vmalloc_api.__vcalloc,
+    vmalloc_api.__vmalloc,
+    vmalloc_api.__vmalloc_array,
+    vmalloc_api.__vmalloc_node,
+)
 
 for _function in _DUNDER:
     setattr(KernelCalls, _function.__name__, ApiCall(_function))

@@ -27,6 +27,7 @@ from kmem.machine.boot import BootedMemory, boot_memory, write_sysctl
 from kmem.machine.calls import KernelCalls
 from kmem.machine.description import Knob, MachineDescription
 from kmem.machine.kernel import PAGE_OFFSET, make_kernel
+from kmem.machine.memory_access import MemoryAccess
 from kmem.machine.observe import view_machine
 from kmem.machine.views import MachineView
 from kmem.mm.debug_vm import validate_pages
@@ -78,7 +79,7 @@ class MachineState:
     numbers: tuple[int, ...]
 
 
-class Machine(KernelCalls):
+class Machine(KernelCalls, MemoryAccess):
     """One machine with its page allocator and slab caches.
 
     Made by :meth:`boot`. As a context manager it is the current machine
