@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def test_there_is_a_hole_of_8_mib_between_low_memory_and_vmalloc() -> None:
 @pytest.mark.parametrize("layout", [Layout.i386(0x36BFE, 0x7FFDD), Layout.x86_64(0x80000)], ids=["i386", "x86_64"])
 def test_regions_do_not_overlap_and_ascend(layout: Layout) -> None:
     regions = layout.regions()
-    for below, above in zip(regions, regions[1:], strict=False):
+    for below, above in itertools.pairwise(regions):
         assert below.end <= above.start, (below, above)
     assert regions[0].start == 0
 

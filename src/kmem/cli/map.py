@@ -39,9 +39,7 @@ __all__ = ["command"]
 @click.option("--cmdline", metavar="TEXT", help="Kernel command line of a preset, such as vmalloc=256M.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--svg", "as_svg", is_flag=True, help="Print an SVG drawing.")
-def command(
-    machine: str, ram: str | None, cpus: int | None, cmdline: str | None, as_json: bool, as_svg: bool
-) -> None:
+def command(machine: str, ram: str | None, cpus: int | None, cmdline: str | None, as_json: bool, as_svg: bool) -> None:
     """Draw the memory map of a machine: user space, the linear map, vmalloc, kmap, high memory.
 
     Addresses are virtual, high memory's physical. In a program, Machine.map() shows a machine at work:

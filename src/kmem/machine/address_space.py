@@ -110,9 +110,7 @@ def _map_linear(init_mm: PageTable, booted: BootedMemory, start: int, end: int) 
         init_mm.map_range(layout.page_offset + piece.start, piece.start, len(piece), prot, large=large)
 
 
-def _split(
-    booted: BootedMemory, layout: Layout, start: int, end: int, span: int
-) -> Iterator[tuple[range, bool]]:
+def _split(booted: BootedMemory, layout: Layout, start: int, end: int, span: int) -> Iterator[tuple[range, bool]]:
     """Yield the pieces of a range: its ragged ends in small pages, unless memory goes on around them."""
     i386 = layout.arch == "i386"
     first = min(span if i386 and start == 0 else -(-start // span) * span, end)

@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
 
-from kmem.mm import highmem, ioremap, struct_page, vmalloc_api
+from kmem.mm import highmem, struct_page, vmalloc_api
+from kmem.mm import ioremap as io
 from kmem.mm.kernel import BoundCall
 
 if TYPE_CHECKING:
@@ -109,23 +110,23 @@ class KernelCalls:
 
     # device memory
 
-    ioremap = ApiCall(ioremap.ioremap)
-    ioremap_cache = ApiCall(ioremap.ioremap_cache)
-    ioremap_uc = ApiCall(ioremap.ioremap_uc)
-    ioremap_wc = ApiCall(ioremap.ioremap_wc)
-    ioremap_wt = ApiCall(ioremap.ioremap_wt)
-    iounmap = ApiCall(ioremap.iounmap)
-    memcpy_fromio = ApiCall(ioremap.memcpy_fromio)
-    memcpy_toio = ApiCall(ioremap.memcpy_toio)
-    memset_io = ApiCall(ioremap.memset_io)
-    readb = ApiCall(ioremap.readb)
-    readl = ApiCall(ioremap.readl)
-    readq = ApiCall(ioremap.readq)
-    readw = ApiCall(ioremap.readw)
-    writeb = ApiCall(ioremap.writeb)
-    writel = ApiCall(ioremap.writel)
-    writeq = ApiCall(ioremap.writeq)
-    writew = ApiCall(ioremap.writew)
+    ioremap = ApiCall(io.ioremap)
+    ioremap_cache = ApiCall(io.ioremap_cache)
+    ioremap_uc = ApiCall(io.ioremap_uc)
+    ioremap_wc = ApiCall(io.ioremap_wc)
+    ioremap_wt = ApiCall(io.ioremap_wt)
+    iounmap = ApiCall(io.iounmap)
+    memcpy_fromio = ApiCall(io.memcpy_fromio)
+    memcpy_toio = ApiCall(io.memcpy_toio)
+    memset_io = ApiCall(io.memset_io)
+    readb = ApiCall(io.readb)
+    readl = ApiCall(io.readl)
+    readq = ApiCall(io.readq)
+    readw = ApiCall(io.readw)
+    writeb = ApiCall(io.writeb)
+    writel = ApiCall(io.writel)
+    writeq = ApiCall(io.writeq)
+    writew = ApiCall(io.writew)
 
     # high memory
 

@@ -166,7 +166,7 @@ class MemoryMap:
         lines = [self.name]
         for depth, place, size, what, remark in self.rows():
             indent = "  " * depth
-            lines.append(f"{indent + place:{2 * self.digits + 5}}{size:>10}  {indent + what:14}{remark}".rstrip())
+            lines.append(f"{indent + place:{2 * self.digits + 5}}{size:>10}  {indent + what:15} {remark}".rstrip())
         return "\n".join(lines)
 
     def _repr_svg_(self) -> str:
@@ -259,7 +259,10 @@ def _zones(machine: Machine, offset: int, first: int, end: int) -> Iterator[MapE
             node = f" node {zone.node}" if machine.nr_nodes > 1 else ""
             free = max(0, int(record["free_pages"])) << PAGE_SHIFT
             yield MapEntry(
-                offset + (start << PAGE_SHIFT), offset + (stop << PAGE_SHIFT), f"zone {name}{node}", f"{_size(free)} free"
+                offset + (start << PAGE_SHIFT),
+                offset + (stop << PAGE_SHIFT),
+                f"zone {name}{node}",
+                f"{_size(free)} free",
             )
 
 
@@ -317,14 +320,15 @@ def _mapped_pages(kernel: Kernel, part: Region) -> MapRegion:
 def _user(kernel: Kernel, part: Region) -> MapRegion:
     """Return user space with the areas of all processes."""
     entries: list[MapEntry] = []
-    vm = getattr(kernel, "vm", None)
     used = 0
-    for pid, task in sorted(getattr(vm, "tasks", {}).items()):
-        mm = getattr(task, "mm", None)
-        for vma in getattr(mm, "vmas", ()):
-            frames = sum(1 for _ in kernel.init_mm.of(mm.page_table.pgd).mapped_frames(vma.vm_start, vma.vm_end))
-            entries.append(
-                MapEntry(vma.vm_start, vma.vm_end, getattr(vma, "name", "") or "anonymous", f"{task.comm}[{pid}]", frames)
-            )
+    tasks: dict[int, Any] = getattr(getattr(kernel, "vm", None), "tasks", {})
+    for pid, task in sorted(tasks.items()):
+        if task.mm is None:
+            continue
+        table = kernel.init_mm.of(task.mm.page_table.pgd)
+        for vma in task.mm.vmas:
+            frames = len(list(table.mapped_frames(vma.vm_start, vma.vm_end)))
+            what = getattr(vma, "name", "") or "anonymous"
+            entries.append(MapEntry(vma.vm_start, vma.vm_end, what, f"{task.comm}[{pid}]", frames))
             used += frames << PAGE_SHIFT
     return MapRegion(part.name, part.start, part.end, part.note, entries, used)

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Final
 from kmem.mm.access import read, write
 from kmem.mm.bug import warn, warn_once
 from kmem.mm.callers import caller, stack
+from kmem.mm.gfp import GFP_KERNEL
 from kmem.mm.kernel import current_kernel
 from kmem.mm.pgtable import _PAGE_PCD, _PAGE_PSE, _PAGE_PWT, PAGE_KERNEL
 from kmem.mm.printk import KERN_ERR
-from kmem.mm.vmap import PAGE_SHIFT, PAGE_SIZE
 from kmem.mm.vmalloc_api import _enter, _size
-from kmem.mm.gfp import GFP_KERNEL
+from kmem.mm.vmap import PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
     from kmem.mm.kernel import Kernel

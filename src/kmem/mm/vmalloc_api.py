@@ -502,9 +502,9 @@ def kvmalloc_node(size: int, flags: int, node: int) -> int | None:
 
 def _slab() -> Any:
     """Return the slab allocator's calls; they are compiled, and come in only when they are needed."""
-    from kmem.mm import slab_api
+    import importlib
 
-    return slab_api
+    return importlib.import_module("kmem.mm.slab_api")
 
 
 def kvmalloc(size: int, flags: int) -> int | None:
