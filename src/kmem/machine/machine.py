@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kmem.errors import ConfigError, StateError, UsageError
+from kmem.machine.aids import MachineAids, start_aids
 from kmem.machine.boot import BootedMemory, boot_memory, write_sysctl
 from kmem.machine.calls import KernelCalls
 from kmem.machine.description import Knob, MachineDescription
@@ -79,7 +80,7 @@ class MachineState:
     numbers: tuple[int, ...]
 
 
-class Machine(KernelCalls, MemoryAccess):
+class Machine(KernelCalls, MemoryAccess, MachineAids):
     """One machine with its page allocator and slab caches.
 
     Made by :meth:`boot`. As a context manager it is the current machine
@@ -192,6 +193,7 @@ class Machine(KernelCalls, MemoryAccess):
         if self._kernel is None:
             self._check_running()
             self._kernel = make_kernel(self, self._reports)
+            start_aids(self)
         return self._kernel
 
     @property
@@ -378,6 +380,10 @@ class Machine(KernelCalls, MemoryAccess):
         if index is None:
             raise UsageError(f"no slab cache {name!r}", remedy="create it with kmem_cache_create()")
         return index
+
+    def cache_names(self) -> dict[str, int]:
+        """Return the names under which caches were created here, and their indexes; shared caches have several."""
+        return dict(self._aliases)
 
     def geometry(self, cache: int) -> CacheGeometry:
         """Return the layout and limits of a cache."""

@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Final, Protocol
 
 from kmem.errors import UsageError
 from kmem.mm.aids import Aid
-from kmem.mm.callers import stack
+from kmem.mm.callers import Site, stack_sites
 from kmem.mm.gfp import __GFP_DIRECT_RECLAIM, __GFP_HIGHMEM, __GFP_NOFAIL, __GFP_NOWARN
 from kmem.mm.task import Task
 
@@ -114,6 +114,8 @@ class FaultAttr:
         Requests that the interval has counted.
     failures : int
         Requests that were made to fail; not in the kernel.
+    failed_at : tuple of Site
+        Places of the last of them, innermost first; not in the kernel.
 
     Source: include/linux/fault-inject.h:struct fault_attr @6.1.192
     """
@@ -122,6 +124,7 @@ class FaultAttr:
         "_host",
         "_rng",
         "count",
+        "failed_at",
         "failures",
         "interval",
         "name",
@@ -144,6 +147,7 @@ class FaultAttr:
         self.task_filter = False
         self.count = 0
         self.failures = 0
+        self.failed_at: tuple[Site, ...] = ()
 
     def should_fail(self, size: int, *, nowarn: bool = False) -> bool:
         """Tell whether a request fails. Constant time; may be called in any context.
@@ -161,7 +165,7 @@ class FaultAttr:
         task = self._host.current
         if in_task and task.fail_nth:
             task.fail_nth -= 1
-            return task.fail_nth == 0 and self._fail(nowarn)
+            return task.fail_nth == 0 and self.fail(nowarn=nowarn)
         if self.probability == 0:
             return False
         if self.task_filter and not (in_task and task.make_it_fail):
@@ -178,9 +182,11 @@ class FaultAttr:
         # prandom_u32_max(100): no modulo, the upper half of a product
         if self.probability <= self._rng.getrandbits(32) * 100 >> 32:
             return False
-        return self._fail(nowarn)
+        return self.fail(nowarn=nowarn)
 
-    def _fail(self, nowarn: bool) -> bool:
+    def fail(self, *, nowarn: bool = False) -> bool:
+        """Make a request fail, whatever the attributes say: note it, say so, and return True."""
+        self.failed_at = stack_sites()
         if not nowarn:
             self._dump()
         if self.times > 0:
@@ -203,7 +209,7 @@ class FaultAttr:
             _KERN_NOTICE,
         )
         if self.verbose > 1:
-            places = "".join(f" {place}\n" for place in stack())
+            places = "".join(f" {place}\n" for place in self.failed_at)
             printk(f"Call Trace:\n <TASK>\n{places} </TASK>", _KERN_WARNING)
 
     def configure(self, **attributes: int | bool) -> None:
@@ -367,10 +373,17 @@ class FaultInjection(Aid):
     ----------
     failslab : Failslab
     fail_page_alloc : FailPageAlloc
+    countdown : int
+        Requests of any kind and of all tasks until one is made to fail; 0: none is. Unlike the
+        kernel's :attr:`fail_nth` it counts whatever may fail, and asks for no other attribute.
+    counted_down : FaultAttr or None
+        What the request was of that the last countdown made fail.
     """
 
     def __init__(self, host: FaultHost, seed: int = 0, cmdline: str = "") -> None:
         self._host = host
+        self.countdown = 0
+        self.counted_down: FaultAttr | None = None
         rng = random.Random(f"fault injection {seed}")
         self.failslab = Failslab(host, rng)
         self.fail_page_alloc = FailPageAlloc(host, rng)
@@ -380,21 +393,29 @@ class FaultInjection(Aid):
                 setup_fault_attr(getattr(self, option), value)
 
     @property
-    def active(self) -> bool:
-        """Whether any request can fail now."""
-        return bool(self.failslab.probability or self.fail_page_alloc.probability or self._host.current.fail_nth)
-
-    @property
     def failures(self) -> int:
         """Requests that were made to fail so far."""
         return self.failslab.failures + self.fail_page_alloc.failures
 
+    def _counted_down(self, gfp: int) -> bool:
+        """Count a request that may fail; whether it is the one."""
+        if not self.countdown or gfp & _NOFAIL:
+            return False
+        self.countdown -= 1
+        return self.countdown == 0
+
     def should_failslab(self, cache: FaultCache, gfp: int) -> bool:
         """Tell whether a request for an object fails; see :meth:`Failslab.should_failslab`."""
+        if self._counted_down(gfp):
+            self.counted_down = self.failslab
+            return self.failslab.fail(nowarn=bool(gfp & _NOWARN))
         return self.failslab.should_failslab(cache, gfp)
 
     def should_fail_alloc_page(self, gfp: int, order: int) -> bool:
         """Tell whether a request for pages fails; see :meth:`FailPageAlloc.should_fail_alloc_page`."""
+        if self._counted_down(gfp):
+            self.counted_down = self.fail_page_alloc
+            return self.fail_page_alloc.fail(nowarn=bool(gfp & _NOWARN))
         return self.fail_page_alloc.should_fail_alloc_page(gfp, order)
 
     @property

@@ -692,6 +692,15 @@ class Slub(Slabs):
         if len(addresses):
             self.free_bulk(np.array(addresses, np.uint64))
 
+    def flush_all(self, cache: int) -> None:
+        """Take all slabs of a cache from the CPUs.
+
+        Source: mm/slub.c:flush_all @6.1.192
+        """
+        self.check_cache(cache)
+        for cpu in range(self.nr_cpus):
+            self.flush_cpu_slab(cache, cpu)
+
     def kmem_cache_shrink(self, cache: int) -> bool:
         """Take all slabs from the CPUs, give the empty ones back and sort the rest.
 

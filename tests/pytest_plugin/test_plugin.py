@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The pytest plugin, on test files made for it."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+HEAD = """
+import pytest
+from kmem.errors import KernelReport
+from kmem.linux.gfp import *
+from kmem.linux.slab import *
+"""
+# Where the package is installed, pytest finds the plugin itself.
+INSTALLED = any(point.value == "kmem.pytest_plugin" for point in entry_points(group="pytest11"))
+PLUGIN = () if INSTALLED else ("-p", "kmem.pytest_plugin")
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester):
+    def run(source: str, *arguments: str) -> pytest.RunResult:
+        pytester.makepyfile(HEAD + source)
+        return pytester.runpytest_subprocess("-p", "no:cacheprovider", *PLUGIN, *arguments)
+
+    return run
+
+
+def test_a_machine_for_a_test(run):
+    result = run(
+        """
+        @pytest.mark.kmem(machine="i386", ram="512M", cpus=2, seed=5)
+        def test_one(kmem_machine):
+            assert kmem_machine.arch == "i386"
+            assert kmem_machine.description.cpus == 2
+            assert kmem_machine.seed == 5
+            p = kmalloc(64, GFP_KERNEL)
+            assert ksize(p) == 64
+            kfree(p)
+
+        def test_two(kmem_machine):
+            assert kmem_machine.arch == "x86_64"
+            assert kmem_machine.seed == 9
+        """,
+        "--kmem-seed=9",
+    )
+    result.assert_outcomes(passed=2)
+
+
+def test_the_machine_of_the_command_line(run):
+    source = """
+        def test_one(kmem_machine):
+            assert kmem_machine.arch == "i386"
+        """
+    run(source, "--kmem-machine=i386").assert_outcomes(passed=1)
+
+
+def test_leaks_fail_a_test_and_are_listed_by_call_site(run):
+    result = run(
+        """
+        def take(n):
+            return [kmalloc(100, GFP_KERNEL) for _ in range(n)]
+
+        def test_leaky(kmem_no_leaks):
+            for address in take(5)[:2]:
+                kfree(address)
+            alloc_pages(GFP_KERNEL, 1)
+
+        def test_clean(kmem_no_leaks):
+            for address in take(5):
+                kfree(address)
+        """
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "4 allocations (8576 bytes) not freed by the test:",
+            "  1 object, 8192 bytes, from test_leaky (*.py:*)",
+            "  3 objects, 384 bytes, from take* (*.py:*)",
+            "      called by *test_leaky (*.py:*)",
+        ]
+    )
+
+
+def test_what_fixtures_hold_until_their_end_is_no_leak(run):
+    result = run(
+        """
+        @pytest.fixture
+        def buffer(kmem_no_leaks):
+            address = kmalloc(64, GFP_KERNEL)
+            yield address
+            kfree(address)
+
+        @pytest.fixture
+        def lost(kmem_no_leaks):
+            kmalloc(64, GFP_KERNEL)
+
+        def test_good(buffer):
+            assert ksize(buffer) == 64
+
+        def test_bad(lost):
+            pass
+        """
+    )
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["*1 allocations (64 bytes) left behind by the test's fixtures:"])
+
+
+def test_sleeping_in_atomic_context_fails_a_test(run):
+    source = """
+        def test_asleep(kmem_machine):
+            kmem_machine.kernel.preempt_count = 1
+            p = kmalloc(64, GFP_KERNEL)
+            kmem_machine.kernel.preempt_count = 0
+            kfree(p)
+
+        def test_swallowed(kmem_machine):
+            kmem_machine.kernel.preempt_count = 1
+            try:
+                kmalloc(64, GFP_KERNEL)
+            except KernelReport:
+                pass
+            kmem_machine.kernel.preempt_count = 0
+
+        @pytest.mark.kmem(allow_reports=True)
+        def test_expected(kmem_machine):
+            kmem_machine.kernel.preempt_count = 1
+            try:
+                kmalloc(64, GFP_KERNEL)
+            except KernelReport:
+                pass
+            kmem_machine.kernel.preempt_count = 0
+        """
+    for reports in ("raise", "log"):
+        result = run(source, f"--kmem-reports={reports}")
+        result.assert_outcomes(passed=1, failed=2)
+        result.stdout.fnmatch_lines(["*BUG: sleeping function called from invalid context at *"])
+
+
+def test_faults_of_the_test(run):
+    result = run(
+        """
+        def test_pressure(kmem_faults):
+            kmem_faults.failslab.configure(probability=100, times=2)
+            addresses = [kmalloc(64, GFP_ATOMIC) for _ in range(4)]
+            assert [address is None for address in addresses] == [True, True, False, False]
+        """
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_every_failure_point_in_turn(run):
+    result = run(
+        """
+        RUNS = []
+
+        @pytest.mark.kmem_fail_each
+        def test_careful(kmem_machine, kmem_no_leaks):
+            RUNS.append(1)
+            a = kmalloc(64, GFP_KERNEL)
+            if a is None:
+                return
+            b = kmalloc(128, GFP_KERNEL)
+            if b is None:
+                kfree(a)
+                return
+            kfree(b)
+            kfree(a)
+
+        def test_afterwards():
+            # without a failure, each of two requests, and one run that finds no third
+            assert len(RUNS) == 4
+        """
+    )
+    result.assert_outcomes(passed=2)
+
+
+def test_the_failure_point_that_breaks_a_test_is_named(run):
+    result = run(
+        """
+        @pytest.mark.kmem_fail_each
+        def test_careless(kmem_machine, kmem_no_leaks):
+            a = kmalloc(64, GFP_KERNEL)
+            if a is None:
+                return
+            b = kmalloc(128, GFP_KERNEL)  # forgets a
+            if b is None:
+                return
+            kfree(b)
+            kfree(a)
+        """
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*1 allocations (64 bytes) not freed by the test:",
+            "*kmem failure point*",
+            "request 2 was made to fail: failslab at test_careless (*.py:*)",
+        ]
+    )
+
+
+def test_too_many_failure_points(run):
+    result = run(
+        """
+        @pytest.mark.kmem_fail_each(limit=3)
+        def test_endless(kmem_machine):
+            for n in range(10):
+                kfree(kmalloc(64, GFP_KERNEL))
+        """
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*more than 3 failure points; raise the limit: kmem_fail_each(limit=6)*"])
+
+
+def test_a_marker_without_its_fixture_and_unknown_arguments(run):
+    result = run(
+        """
+        @pytest.mark.kmem_fail_each
+        def test_nothing():
+            pass
+
+        @pytest.mark.kmem(memory="1G")
+        def test_unknown(kmem_machine):
+            pass
+        """
+    )
+    result.assert_outcomes(failed=1, errors=1)
+    result.stdout.fnmatch_lines(
+        ["*kmem_fail_each needs the fixture kmem_machine*", "*the marker kmem does not know memory*"]
+    )
+
+
+def test_tests_without_machines_are_left_alone(run):
+    result = run("def test_plain():\n    pass\n")
+    result.assert_outcomes(passed=1)
