@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import pytest
+
+import kmem
 
 pytest_plugins = ["pytester"]
 
@@ -21,7 +24,9 @@ PLUGIN = () if INSTALLED else ("-p", "kmem.pytest_plugin")
 
 
 @pytest.fixture
-def run(pytester: pytest.Pytester):
+def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(kmem.__file__).resolve().parents[1]))
+
     def run(source: str, *arguments: str) -> pytest.RunResult:
         pytester.makepyfile(HEAD + source)
         return pytester.runpytest_subprocess("-p", "no:cacheprovider", *PLUGIN, *arguments)

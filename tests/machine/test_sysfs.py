@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``/sys/kernel/slab`` against what real kernels show, and as a live view.
+
+``tests/data/sysfs`` holds all files of the directory on two kernels, right
+after boot: lines ``F CACHE/FILE CONTENT`` and ``L NAME TARGET`` for the links.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from kmem.errors import UsageError
+from kmem.machine.machine import Machine
+from kmem.machine.sysfs import SlabSysfs
+from kmem.mm.gfp import GFP_KERNEL
+from kmem.mm.slab_flags import (
+    SLAB_ACCOUNT,
+    SLAB_CACHE_DMA,
+    SLAB_HWCACHE_ALIGN,
+    SLAB_POISON,
+    SLAB_RECLAIM_ACCOUNT,
+    SLAB_RED_ZONE,
+    SLAB_TYPESAFE_BY_RCU,
+)
+
+DATA = Path(__file__).parents[1] / "data" / "sysfs"
+PRESETS = {"amd64": ("x86_64", "512M"), "i386": ("i386", "2G")}
+#: Files that follow from how a cache was created.
+FIXED = (
+    *("slab_size", "object_size", "objs_per_slab", "order", "min_partial", "cpu_partial", "align", "hwcache_align"),
+    *("reclaim_account", "destroy_by_rcu", "sanity_checks", "trace", "red_zone", "poison", "store_user", "cache_dma"),
+    *("remote_node_defrag_ratio", "usersize"),
+)
+FLAGS = {
+    "hwcache_align": SLAB_HWCACHE_ALIGN,
+    "reclaim_account": SLAB_RECLAIM_ACCOUNT,
+    "destroy_by_rcu": SLAB_TYPESAFE_BY_RCU,
+    "cache_dma": SLAB_CACHE_DMA,
+}
+
+
+def recorded(name: str) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+    """Files of each directory, and links."""
+    caches: dict[str, dict[str, str]] = defaultdict(dict)
+    links = {}
+    for line in gzip.decompress((DATA / f"{name}.txt.gz").read_bytes()).decode().splitlines():
+        kind, what, *rest = line.rstrip("\n").split(" ", 2)
+        if kind == "L":
+            links[what] = rest[0]
+        elif kind == "F":
+            cache, _, file = what.rpartition("/")
+            caches[cache][file] = rest[0] if rest else ""
+    return dict(caches), links
+
+
+def flags_of(directory: str, files: dict[str, str]) -> int:
+    flags = sum(flag for file, flag in FLAGS.items() if files.get(file) == "1")
+    return flags | (SLAB_ACCOUNT if re.match(r":[a-zD]*A", directory) else 0)
+
+
+def boot(name: str, **more) -> Machine:
+    preset, ram = PRESETS[name]
+    return Machine.boot(preset, ram=ram, **more)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_files_of_every_cache_of_a_real_kernel(name):
+    caches, _ = recorded(name)
+    with boot(name, cmdline="slub_nomerge") as m:
+        known = set(m.sys("kernel/slab").split())
+        for place, (directory, files) in enumerate(caches.items()):
+            cache = directory
+            if directory not in known:
+                cache = f"cache{place}"
+                m.kmem_cache_create(
+                    cache,
+                    int(files["object_size"]),
+                    int(files["align"]),
+                    flags_of(directory, files),
+                    ctor=bool(files["ctor"]),
+                    usersize=int(files["usersize"]),
+                )
+            shown = {file: m.sys(f"kernel/slab/{cache}/{file}") for file in FIXED if file in files}
+            assert shown == {file: f"{files[file]}\n" for file in FIXED if file in files}, directory
+    assert len(caches) > 80
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_same_files_and_the_same_form(name):
+    caches, _ = recorded(name)
+    with boot(name) as m:
+        # What is only there because of KFENCE or failslab is not there in the reference kernels either.
+        assert {*m.sys("kernel/slab/kmalloc-64").split()} - {"validate", "shrink"} == set(caches["kmalloc-64"])
+        m.kmalloc(64, GFP_KERNEL)
+        for file, content in caches["kmalloc-64"].items():
+            form = re.sub(r"\d+", "0", content)
+            mine = re.sub(r"\d+", "0", m.sys(f"kernel/slab/kmalloc-64/{file}").rstrip("\n"))
+            # per node and CPU only what is not zero
+            assert set(mine.split()) <= {*form.split(), "N0=0", "C0=0(0)"}, file
+            assert mine.split()[:1] == form.split()[:1], file
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_names_of_shared_caches(name):
+    caches, links = recorded(name)
+    shared = {directory: files for directory, files in caches.items() if directory.startswith(":")}
+    with boot(name) as m:
+        for directory, files in shared.items():
+            alias = next(link for link, target in links.items() if target == directory)
+            m.kmem_cache_create(alias, int(files["slab_size"]), int(files["align"]), flags_of(directory, files))
+            assert SlabSysfs(m).links()[alias] == directory
+    assert len(shared) > 20
+    for directory, files in shared.items():
+        assert int(files["aliases"]) + 1 == sum(target == directory for target in links.values())
+
+
+@pytest.fixture
+def m():
+    with Machine.boot("x86_64", ram="256M", cpus=2) as machine:
+        yield machine
+
+
+def files(m: Machine, cache: str, *names: str) -> list[str]:
+    return [m.sys(f"/sys/kernel/slab/{cache}/{name}").rstrip("\n") for name in names]
+
+
+def test_slabs_and_objects_as_they_come_and_go(m):
+    """Slabs of 16 objects of 256 bytes; 40 objects: two full slabs and one of the CPU's with 8 left."""
+    cache = m.kmem_cache_create("box", 256, usersize=8)
+    slub = m.slub
+    objects = [slub.kmem_cache_alloc(cache, GFP_KERNEL) for _ in range(40)]
+    assert files(m, "box", "slabs", "total_objects", "objects", "cpu_slabs", "partial") == [
+        "3 N0=3",
+        "48 N0=48",
+        "48 N0=48",
+        "1 N0=1",
+        "0",
+    ]
+    for address in objects[::4]:
+        slub.kmem_cache_free(cache, address)
+    # The two full slabs have moved to the CPU's partial list.
+    assert files(m, "box", "cpu_slabs", "slabs_cpu_partial", "partial") == ["3 N0=3", "16(2) C0=16(2)", "0"]
+    slub.flush_all(cache)
+    slabs, objs, partial, inuse = files(m, "box", "slabs", "objects", "partial", "objects_partial")
+    assert (slabs, partial) == ("3 N0=3", "3 N0=3")
+    assert objs == inuse == "30 N0=30"
+    m.validate()
+
+
+def test_views_agree_with_slabinfo(m):
+    for size in (24, 100, 600, 3000):
+        for _ in range(50):
+            m.slub.kmalloc(size, GFP_KERNEL)
+    rows = {line.split()[0]: line.split() for line in m.proc("slabinfo").splitlines()[2:]}
+    for cache in ("kmalloc-32", "kmalloc-128", "kmalloc-1k", "kmalloc-4k"):
+        objects, total, size, per_slab, order, slabs = (
+            int(m.sys(f"kernel/slab/{cache}/{name}").split()[0])
+            for name in ("objects", "total_objects", "slab_size", "objs_per_slab", "order", "slabs")
+        )
+        row = rows[cache]
+        assert [int(word) for word in row[1:6]] == [objects, total, size, per_slab, 1 << order]
+        assert int(row[14]) == slabs > 0
+
+
+def test_shared_caches_and_their_links(m):
+    m.kmem_cache_create("first", 200)
+    m.kmem_cache_create("second", 194)
+    m.kmem_cache_create("alone", 200, ctor=True)
+    sysfs = SlabSysfs(m)
+    assert sysfs.links() == {"first": ":0000200", "second": ":0000200"}
+    assert set(sysfs.listdir()) >= {":0000200", "first", "second", "alone", "kmalloc-64"}
+    assert files(m, "second", "aliases", "object_size") == ["1", "200"]
+    assert files(m, "alone", "aliases") == ["0"]
+
+
+def test_debug_flags_show():
+    with Machine.boot("x86_64", ram="256M", cmdline="slub_debug=PZ") as m:
+        m.kmem_cache_create("dbg", 64)
+        flags = ("poison", "red_zone", "store_user", "sanity_checks", "trace", "cpu_partial")
+        assert files(m, "dbg", *flags) == ["1", "1", "0", "0", "0", "0"]
+        with pytest.raises(UsageError, match="no per-CPU partial lists"):
+            m.sys("kernel/slab/dbg/cpu_partial", 30)
+        m.sys("kernel/slab/dbg/cpu_partial", 0)
+        assert m.geometry(m.cache("dbg")).flags & (SLAB_POISON | SLAB_RED_ZONE)
+
+
+def test_what_can_be_written(m):
+    cache = m.kmem_cache_create("box", 256, usersize=8)
+    m.sys("kernel/slab/box/cpu_partial", "60\n")
+    assert m.slub.caches_array[cache]["cpu_partial_slabs"] == -(-60 * 2 // 16)
+    m.sys("kernel/slab/box/min_partial", "0")
+    assert m.slub.caches_array[cache]["min_partial"] == 0
+    m.sys("kernel/slab/box/remote_node_defrag_ratio", 20)
+    assert files(m, "box", "cpu_partial", "min_partial", "remote_node_defrag_ratio") == ["60", "0", "20"]
+    objects = [m.slub.kmem_cache_alloc(cache, GFP_KERNEL) for _ in range(32)]
+    for address in objects:
+        m.slub.kmem_cache_free(cache, address)
+    m.sys("kernel/slab/box/shrink", 1)
+    assert files(m, "box", "slabs") == ["0"]
+    m.validate()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("kernel/slab/nothing/objects", None, "no /sys/kernel/slab/nothing"),
+        ("kernel/slab/kmalloc-64/colour", None, "no file 'colour'"),
+        ("kernel/slab/kmalloc-64/objects", 1, "read-only"),
+        ("kernel/slab/kmalloc-64/min_partial", "-1", "no number"),
+        ("kernel/slab/kmalloc-64/min_partial", "0x10", "no number"),
+        ("kernel/slab/kmalloc-64/min_partial", "", "no number"),
+        ("kernel/slab/kmalloc-64/min_partial", "99999999999", "no number"),
+        ("kernel/slab/kmalloc-64/remote_node_defrag_ratio", "101", "from 0 to 100"),
+        ("kernel/slab/kmalloc-64/shrink", "0", "does not take '0'"),
+        ("kernel/slab/kmalloc-64/validate", "1", "does not take '1' here"),
+        ("kernel/slab", "x", "read-only"),
+        ("block/sda", None, "there are kernel/slab and kernel/debug"),
+        ("kernel/debug/kmemleak", None, "all debugging aids are off"),
+        ("kernel/debug/kmemleak", "scan", "all debugging aids are off"),
+    ],
+)
+def test_what_the_kernel_refuses(m, path, value, message):
+    before = m.digest()
+    with pytest.raises(UsageError, match=message):
+        m.sys(path, value)
+    assert m.digest() == before
+
+
+def test_proc(m):
+    assert m.proc("/proc/buddyinfo") == m.proc("buddyinfo")
+    assert m.proc("buddyinfo").startswith("Node 0, zone      DMA ")
+    with pytest.raises(UsageError, match="there are buddyinfo, "):
+        m.proc("allocinfo")
+    with pytest.raises(UsageError, match="read-only"):
+        m.proc("buddyinfo", 1)
+    assert m.proc("self/make-it-fail", 1) == "1\n"
+    assert m.kernel.current.make_it_fail is True
+    with pytest.raises(UsageError, match="neither 0 nor 1"):
+        m.proc("self/make-it-fail", 2)
+    assert m.proc("self/fail-nth", "7\n") == "7\n"
+    with pytest.raises(UsageError, match="no number"):
+        m.proc("self/fail-nth", "seven")
+
+
+def test_fault_directories(m):
+    m.failslab.interval = 5
+    assert m.sys("kernel/debug").split() == ["fail_page_alloc", "failslab"]
+    assert "cache-filter" in m.sys("kernel/debug/failslab").split()
+    assert m.sys("kernel/debug/failslab/interval") == "5\n"
+    assert m.sys("kernel/debug/fail_page_alloc/ignore-gfp-highmem", "N") == "N\n"
+    assert m.fail_page_alloc.ignore_gfp_highmem is False
+    assert m.sys("kernel/debug/fail_page_alloc/min-order", 3) == "3\n"
+    with pytest.raises(UsageError, match="neither yes nor no"):
+        m.sys("kernel/debug/failslab/task-filter", "maybe")
+    with pytest.raises(UsageError, match="probability cannot be -5"):
+        m.sys("kernel/debug/failslab/probability", -5)
+    with pytest.raises(UsageError, match="read-only"):
+        m.sys("kernel/debug/failslab", 1)
+
+
+def test_aids_of_the_command_line():
+    cmdline = "kmemleak=on page_owner=on sysctl.vm.mem_profiling=1 failslab=1,50,0,-1"
+    with Machine.boot("x86_64", ram="256M", cmdline=cmdline) as m:
+        assert m.kmemleak.read() == ""
+        assert m.sys("kernel/debug").split() == ["fail_page_alloc", "failslab", "kmemleak", "page_owner"]
+        assert m.proc("allocinfo").startswith("allocinfo - version: 1.0\n")
+        assert m.failslab.probability == 50
+    with Machine.boot("x86_64", ram="256M") as m:
+        assert m.kernel.aids == ()
+        for name in ("kmemleak", "page_owner", "alloc_tags"):
+            with pytest.raises(RuntimeError, match="is off"):
+                getattr(m, name)
+        m.enable_kmemleak()
+        m.disable_kmemleak()
+        assert m.kernel.aids == ()
