@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -25,11 +25,12 @@ import numpy.typing as npt
 from kmem.errors import ConfigError, StateError, UsageError
 from kmem.machine.aids import MachineAids, start_aids
 from kmem.machine.boot import BootedMemory, boot_memory, write_sysctl
-from kmem.machine.calls import KernelCalls
 from kmem.machine.description import Knob, MachineDescription
 from kmem.machine.kernel import PAGE_OFFSET, make_kernel
 from kmem.machine.memory_access import MemoryAccess
 from kmem.machine.observe import view_machine
+from kmem.machine.sched import Sched
+from kmem.machine.task_calls import TaskCalls
 from kmem.machine.views import MachineView
 from kmem.mm.debug_vm import validate_pages
 from kmem.mm.hooks import Hooks
@@ -43,6 +44,7 @@ from kmem.mm.slab_common import CacheGeometry
 from kmem.mm.slab_config import SlabConfig
 from kmem.mm.slub import Slub
 from kmem.mm.slub_state import load_state, save_state
+from kmem.mm.task import Task
 from kmem.mm.tracepoint import Tracepoints
 from kmem.mm.x86 import ARCHITECTURES
 
@@ -80,7 +82,7 @@ class MachineState:
     numbers: tuple[int, ...]
 
 
-class Machine(KernelCalls, MemoryAccess, MachineAids):
+class Machine(TaskCalls, MemoryAccess, MachineAids):
     """One machine with its page allocator and slab caches.
 
     Made by :meth:`boot`. As a context manager it is the current machine
@@ -207,6 +209,26 @@ class Machine(KernelCalls, MemoryAccess, MachineAids):
         """The kernel's log."""
         return self.kernel.printk
 
+    @property
+    def sched(self) -> Sched:
+        """The scheduler of the machine's tasks."""
+        sched: Sched = self.kernel.sched
+        return sched
+
+    def spawn(
+        self, fn: Callable[..., object], *args: Any, name: str | None = None, kthread: bool = True, daemon: bool = False
+    ) -> Task:
+        """Make a task that calls ``fn(*args)``; see :meth:`kmem.machine.sched.Sched.spawn`."""
+        return self.sched.spawn(fn, *args, name=name, kthread=kthread, daemon=daemon)
+
+    def run(self, until: int | Task | None = None) -> None:
+        """Let tasks run until all have ended; see :meth:`kmem.machine.sched.Sched.run`."""
+        self.sched.run(until)
+
+    def join(self, task: Task) -> Any:
+        """Wait for the end of a task, and return its result; see :meth:`kmem.machine.sched.Sched.join`."""
+        return self.sched.join(task)
+
     def dmesg(self) -> str:
         """Return the kernel's log as ``dmesg`` prints it."""
         return self.kernel.printk.dmesg()
@@ -219,12 +241,17 @@ class Machine(KernelCalls, MemoryAccess, MachineAids):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        leave_kernel(self.kernel)
-        self.shutdown()
+        try:
+            if error is None and not isinstance(self._booted, _ShutDown):
+                self.sched.finish()
+        finally:
+            leave_kernel(self.kernel)
+            self.shutdown()
 
     def shutdown(self) -> None:
         """Give the machine's own memory back; using it afterwards is a StateError."""
         if self._kernel is not None:
+            self._kernel.sched.close()
             self._kernel.close()
         gone: Any = _ShutDown(self.description.name)
         self.page_alloc = self.slub = self.memmap = self.trace = self.zones = self.caches = gone

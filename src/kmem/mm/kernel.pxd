@@ -14,7 +14,7 @@ cdef extern from "Python.h":
     void PyErr_Clear() noexcept
 
 cdef enum:                                # Kernel.watch: why a call has to leave the fast path
-    WATCH_ATOMIC = 1                      # preemption or interrupts are off
+    WATCH_ATOMIC = 1                      # the running code must not sleep
     WATCH_AIDS = 2                        # a debugging aid listens
     WATCH_CLOSED = 4                      # the machine is shut down
 
@@ -39,6 +39,7 @@ cdef class Kernel:
     cdef uint32_t watch                   # WATCH_*: 0 in process context with nothing switched on
     cdef uint32_t _preempt_count
     cdef bint _irqs_disabled
+    cdef uint32_t _rcu_nesting
 
     cdef int _watch_context(self) except -1
     # What a call is to do that found `watch` set: refuse a dead machine, report sleeping.  Returns WATCH_AIDS if aids listen.

@@ -67,6 +67,8 @@ class Kernel:
         In the kernel's layout: disabled preemption, softirq and hardirq counts.
     irqs_disabled : bool
         Whether interrupts are off.
+    rcu_nesting : int
+        RCU read-side sections that the running task is in.
     kmem_caches : dict
         Index of a slab cache -> the KmemCache that names it.
     page_address_map : dict
@@ -93,6 +95,7 @@ class Kernel:
         self.watch = 0
         self._preempt_count = 0
         self._irqs_disabled = False
+        self._rcu_nesting = 0
 
     # ------------------------------------------------------------------ context
 
@@ -118,8 +121,18 @@ class Kernel:
         self._irqs_disabled = value
         self._watch_context()
 
+    @property
+    def rcu_nesting(self):
+        """How many RCU read-side sections the running task is in."""
+        return self._rcu_nesting
+
+    @rcu_nesting.setter
+    def rcu_nesting(self, value):
+        self._rcu_nesting = value
+        self._watch_context()
+
     def _watch_context(self):
-        if self._preempt_count or self._irqs_disabled:
+        if self._preempt_count or self._irqs_disabled or self._rcu_nesting:
             self.watch |= WATCH_ATOMIC
         else:
             self.watch &= ~cython.cast(cython.uint, WATCH_ATOMIC)
@@ -265,6 +278,20 @@ def current_kernel():
         If there is none.
     """
     return running()
+
+
+def swap_blocks(blocks: list):
+    """Put the blocks of another task in place of those that this thread is in, and return the latter.
+
+    Parameters
+    ----------
+    blocks : list of Kernel
+        Outermost first.
+    """
+    before = _blocks()
+    _threads.kernels = blocks
+    _refresh()
+    return before
 
 
 def enter_kernel(kernel: Kernel):

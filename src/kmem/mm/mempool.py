@@ -51,6 +51,8 @@ FreeFn = Callable[[Any, Any], object]
 WaitFn = Callable[["Mempool"], object]
 """Called where a request sleeps until an element may have been freed; afterwards the request tries again."""
 
+ENOMEM: Final = 12
+
 _QUIET: Final = flag.__GFP_NOMEMALLOC | flag.__GFP_NORETRY | flag.__GFP_NOWARN
 _FIRST_ROUND_WITHOUT: Final = flag.__GFP_DIRECT_RECLAIM | flag.__GFP_IO
 _MAY_SLEEP: Final = flag.__GFP_DIRECT_RECLAIM
@@ -114,6 +116,25 @@ class Mempool:
         if self.destroyed:
             raise StateError("the memory pool has been destroyed")
 
+    def add_element(self, element: Any) -> None:
+        """Put an element into the reserve.
+
+        Source: mm/mempool.c:add_element @6.1.192
+        """
+        self.elements.append(element)
+
+    def remove_element(self) -> Any:
+        """Take the element out of the reserve that was put there last.
+
+        Source: mm/mempool.c:remove_element @6.1.192
+        """
+        return self.elements.pop()
+
+    def grow(self, new_min_nr: int) -> bool:
+        """Make room for a larger reserve; False if there is no memory for it."""
+        self.min_nr = new_min_nr
+        return True
+
 
 def mempool_create(
     min_nr: int,
@@ -166,7 +187,7 @@ def mempool_create(
             if element is None:
                 mempool_destroy(pool)
                 return None
-            pool.elements.append(element)
+            pool.add_element(element)
     except BaseException:
         mempool_destroy(pool)
         raise
@@ -263,7 +284,7 @@ def mempool_alloc(pool: Mempool, gfp: int) -> Any:
         if element is not None:
             return element
         if pool.elements:
-            return pool.elements.pop()
+            return pool.remove_element()
         if gfp_now != gfp:
             gfp_now = gfp
             continue
@@ -301,7 +322,7 @@ def mempool_free(element: Any, pool: Mempool) -> None:
     if element in pool.elements:
         raise StateError(f"element {element!r} is freed twice: the memory pool holds it already")
     if pool.curr_nr < pool.min_nr:
-        pool.elements.append(element)
+        pool.add_element(element)
     else:
         pool.free(element, pool.pool_data)
 
@@ -315,7 +336,7 @@ def mempool_resize(pool: Mempool, new_min_nr: int) -> int:
     Returns
     -------
     int
-        0, also if the reserve could not be filled.
+        0, also if the reserve could not be filled; ``-ENOMEM`` if there is no memory for a larger one's array.
 
     Raises
     ------
@@ -334,10 +355,11 @@ def mempool_resize(pool: Mempool, new_min_nr: int) -> int:
         raise StateError(f"kernel BUG at mm/mempool.c: mempool_resize to {new_min_nr} elements")
     if new_min_nr <= pool.min_nr:
         while new_min_nr < pool.curr_nr:
-            pool.free(pool.elements.pop(), pool.pool_data)
+            pool.free(pool.remove_element(), pool.pool_data)
         pool.min_nr = new_min_nr
         return 0
-    pool.min_nr = new_min_nr
+    if not pool.grow(new_min_nr):
+        return -ENOMEM
     while pool.curr_nr < pool.min_nr:
         element = pool.alloc(GFP_KERNEL, pool.pool_data)
         if element is None:
@@ -346,7 +368,7 @@ def mempool_resize(pool: Mempool, new_min_nr: int) -> int:
             # The allocator itself has freed into the pool meanwhile.
             pool.free(element, pool.pool_data)
             break
-        pool.elements.append(element)
+        pool.add_element(element)
     return 0
 
 
@@ -364,5 +386,12 @@ def mempool_destroy(pool: Mempool | None) -> None:
         return
     pool._check()
     pool.destroyed = True
+    failure: BaseException | None = None
     while pool.elements:
-        pool.free(pool.elements.pop(), pool.pool_data)
+        try:
+            pool.free(pool.remove_element(), pool.pool_data)
+        except Exception as error:
+            # the rest of the reserve is given back all the same
+            failure = failure or error
+    if failure is not None:
+        raise failure

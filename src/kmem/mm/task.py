@@ -8,14 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
-__all__ = ["PF_KSWAPD", "PF_KTHREAD", "PF_MEMALLOC", "Scheduler", "Task"]
+__all__ = [
+    "PF_KSWAPD",
+    "PF_KTHREAD",
+    "PF_MEMALLOC",
+    "TASK_IDLE",
+    "TASK_INTERRUPTIBLE",
+    "TASK_RUNNING",
+    "TASK_UNINTERRUPTIBLE",
+    "Scheduler",
+    "Task",
+]
 
 #: Task flags (include/linux/sched.h).
 PF_MEMALLOC = 0x00000800
 PF_KSWAPD = 0x00020000
 PF_KTHREAD = 0x00200000
+
+#: Task states (include/linux/sched.h).
+TASK_RUNNING: Final = 0x0
+TASK_INTERRUPTIBLE: Final = 0x1
+TASK_UNINTERRUPTIBLE: Final = 0x2
+TASK_IDLE: Final = 0x402
 
 
 @dataclass(eq=False)
@@ -57,14 +73,29 @@ class Scheduler(Protocol):
     def current(self) -> Task:
         """The task that runs."""
 
-    def kthread_run(self, fn: Callable[[], object], name: str) -> Task:
-        """Make a kernel thread that runs `fn`, and let it become runnable."""
+    def alloc_pid(self) -> int:
+        """Return a process number that no task has had."""
+
+    def kthread_run(self, fn: Callable[[], object], name: str, *, daemon: bool = False) -> Task:
+        """Make a kernel thread that runs `fn`, and let it become runnable; nobody waits for the end of a daemon."""
 
     def wake_up(self, task: Task) -> bool:
         """Make a sleeping task runnable; False if it was not sleeping."""
 
-    def schedule(self, why: str, timeout_ns: int | None = None) -> bool:
-        """Sleep until woken: True, or until the timeout is over: False. `why` is printed if everybody sleeps."""
+    def schedule(
+        self,
+        why: str,
+        timeout_ns: int | None = None,
+        *,
+        state: int = TASK_UNINTERRUPTIBLE,
+        retry: bool = False,
+        holder: Task | None = None,
+    ) -> bool:
+        """Sleep until woken: True, or until the timeout is over: False.
+
+        `why` is printed if everybody sleeps, and `holder` named as the task that is waited for. `retry` says that
+        the end of the timeout brings nothing but another try: it does not count as a way out of a deadlock.
+        """
 
     def cond_resched(self) -> None:
         """Let others run that can."""

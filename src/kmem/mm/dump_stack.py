@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The lines that end most reports: which task on which CPU, and who called.
+
+Source: lib/dump_stack.c, arch/x86/kernel/dumpstack.c:show_trace_log_lvl @6.1.192
+Differs: the trace names Python functions, files and lines; there is no line about hardware.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from kmem.mm.callers import stack
+
+if TYPE_CHECKING:
+    from kmem.mm.kernel import Kernel
+
+__all__ = ["KERNEL_RELEASE", "call_trace", "dump_stack"]
+
+#: What ``uname -r`` of the reference kernel says, by architecture.
+KERNEL_RELEASE: Final = {"x86_64": "6.1.0-56-amd64", "i386": "6.1.0-50-686"}
+
+_IN_INTERRUPT: Final = 0x00FFFF00 & ~0x0200
+
+
+def call_trace(kernel: Kernel) -> list[str]:
+    """Return the lines of a call trace; code that runs in an interrupt is marked as such.
+
+    Source: arch/x86/kernel/dumpstack.c:show_trace_log_lvl @6.1.192
+    """
+    mark = "IRQ" if kernel.preempt_count & _IN_INTERRUPT else "TASK"
+    return ["Call Trace:", f" <{mark}>", *(f" {place}" for place in stack()), f" </{mark}>"]
+
+
+def dump_stack(kernel: Kernel) -> list[str]:
+    """Return the line about CPU and task, and the call trace.
+
+    Source: lib/dump_stack.c:dump_stack_print_info, dump_stack_lvl @6.1.192
+    """
+    task = kernel.current
+    release = KERNEL_RELEASE[kernel.arch]
+    return [
+        f"CPU: {kernel.page_alloc.cpu} PID: {task.pid} Comm: {task.comm} Not tainted {release}",
+        *call_trace(kernel),
+    ]
