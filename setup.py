@@ -27,6 +27,8 @@ COMPILED = [
     "kmem.mm.slub",
     "kmem.mm.slub_state",
     "kmem.mm.kernel",
+    "kmem.mm.slab_api",
+    "kmem.mm.gfp_api",
     "kmem.trace.scan_strings",
     "kmem.trace.scan_text",
     "kmem.trace.scan_ftrace",

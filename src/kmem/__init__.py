@@ -4,8 +4,8 @@
 >>> from kmem import Machine
 >>> from kmem.linux.gfp import GFP_KERNEL
 >>> with Machine.boot("x86_64", ram="1G") as m:
-...     pfn = m.alloc_pages(GFP_KERNEL, 2)
-...     m.free_pages(pfn, 2)
+...     page = m.alloc_pages(GFP_KERNEL, 2)
+...     m.__free_pages(page, 2)
 
 :class:`Machine` is where to begin; :mod:`kmem.verify`, :mod:`kmem.replay` and
 :mod:`kmem.trace` compare it with recordings, drive it with traces and read them.

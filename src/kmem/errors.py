@@ -152,14 +152,15 @@ class KernelReport(KmemError):
     Attributes
     ----------
     text : str
-        As given. The first line is the message of the error.
+        As given. The first line that says something is the message of the error.
     """
 
     exit_code = 1
 
     def __init__(self, text: str) -> None:
-        lines = text.splitlines() or ["(empty report)"]
-        super().__init__(lines[0])
+        # lines of dashes and equals signs only frame the report
+        lines = [line for line in text.splitlines() if line.strip("-=[] ") and "cut here" not in line]
+        super().__init__(lines[0] if lines else "(empty report)")
         self.text = text
 
     @property

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
 
-from kmem.mm import highmem, struct_page, vmalloc_api
+from kmem.mm import gfp_api, highmem, slab_api, struct_page, vmalloc_api
 from kmem.mm import ioremap as io
 from kmem.mm.kernel import BoundCall
 
@@ -147,6 +147,60 @@ class KernelCalls:
     totalhigh_pages = ApiCall(highmem.totalhigh_pages)
     zero_user = ApiCall(highmem.zero_user)
 
+    # linux/gfp.h
+
+    alloc_pages = ApiCall(gfp_api.alloc_pages)
+    alloc_page = ApiCall(gfp_api.alloc_page)
+    alloc_pages_node = ApiCall(gfp_api.alloc_pages_node)
+    split_page = ApiCall(gfp_api.split_page)
+    get_zeroed_page = ApiCall(gfp_api.get_zeroed_page)
+    free_pages = ApiCall(gfp_api.free_pages)
+    free_page = ApiCall(gfp_api.free_page)
+    alloc_pages_exact = ApiCall(gfp_api.alloc_pages_exact)
+    alloc_pages_exact_nid = ApiCall(gfp_api.alloc_pages_exact_nid)
+    free_pages_exact = ApiCall(gfp_api.free_pages_exact)
+    alloc_pages_bulk_array = ApiCall(gfp_api.alloc_pages_bulk_array)
+    alloc_pages_bulk_array_node = ApiCall(gfp_api.alloc_pages_bulk_array_node)
+    alloc_pages_bulk_list = ApiCall(gfp_api.alloc_pages_bulk_list)
+    get_order = ApiCall(gfp_api.get_order)
+
+    # linux/slab.h, linux/string.h
+
+    kmem_cache_create = ApiCall(slab_api.kmem_cache_create)
+    kmem_cache_create_usercopy = ApiCall(slab_api.kmem_cache_create_usercopy)
+    kmem_cache_destroy = ApiCall(slab_api.kmem_cache_destroy)
+    kmem_cache_shrink = ApiCall(slab_api.kmem_cache_shrink)
+    kmem_cache_size = ApiCall(slab_api.kmem_cache_size)
+    kmem_cache_alloc = ApiCall(slab_api.kmem_cache_alloc)
+    kmem_cache_alloc_node = ApiCall(slab_api.kmem_cache_alloc_node)
+    kmem_cache_zalloc = ApiCall(slab_api.kmem_cache_zalloc)
+    kmem_cache_free = ApiCall(slab_api.kmem_cache_free)
+    kmem_cache_alloc_bulk = ApiCall(slab_api.kmem_cache_alloc_bulk)
+    kmem_cache_free_bulk = ApiCall(slab_api.kmem_cache_free_bulk)
+    kfree_bulk = ApiCall(slab_api.kfree_bulk)
+    kmalloc = ApiCall(slab_api.kmalloc)
+    kmalloc_node = ApiCall(slab_api.kmalloc_node)
+    kzalloc = ApiCall(slab_api.kzalloc)
+    kzalloc_node = ApiCall(slab_api.kzalloc_node)
+    kmalloc_array = ApiCall(slab_api.kmalloc_array)
+    kcalloc = ApiCall(slab_api.kcalloc)
+    kfree = ApiCall(slab_api.kfree)
+    kfree_sensitive = ApiCall(slab_api.kfree_sensitive)
+    ksize = ApiCall(slab_api.ksize)
+    krealloc = ApiCall(slab_api.krealloc)
+    krealloc_array = ApiCall(slab_api.krealloc_array)
+    kmemdup = ApiCall(slab_api.kmemdup)
+    kstrdup = ApiCall(slab_api.kstrdup)
+    kstrndup = ApiCall(slab_api.kstrndup)
+
+    if TYPE_CHECKING:
+        # see below
+        __free_pages = ApiCall(gfp_api.__free_pages)
+        __free_page = ApiCall(gfp_api.__free_page)
+        __get_free_pages = ApiCall(gfp_api.__get_free_pages)
+        __get_free_page = ApiCall(gfp_api.__get_free_page)
+        __get_dma_pages = ApiCall(gfp_api.__get_dma_pages)
+
 
 # Functions whose names begin with two underscores.
 _DUNDER: tuple[Callable[..., Any], ...] = (
@@ -154,6 +208,11 @@ _DUNDER: tuple[Callable[..., Any], ...] = (
     vmalloc_api.__vmalloc,
     vmalloc_api.__vmalloc_array,
     vmalloc_api.__vmalloc_node,
+    gfp_api.__free_pages,
+    gfp_api.__free_page,
+    gfp_api.__get_free_pages,
+    gfp_api.__get_free_page,
+    gfp_api.__get_dma_pages,
 )
 
 for _function in _DUNDER:

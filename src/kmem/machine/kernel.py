@@ -54,6 +54,9 @@ def make_kernel(machine: Machine, reports: Literal["raise", "log"]) -> Kernel:
     kernel.clock = Clock()
     kernel.printk = Printk(kernel.clock)
     kernel.current = Task(pid=1, comm="init")
+    options = machine.description.cmdline
+    kernel.init_on_alloc = _switch(options, "init_on_alloc", default=True)
+    kernel.init_on_free = _switch(options, "init_on_free", default=False)
     kernel.ram = Ram(machine.memmap.nr_frames << PAGE_SHIFT)
     kernel.layout = make_layout(machine.booted)
     kernel.init_mm = make_init_mm(machine.booted, kernel.layout, kernel.ram, machine.page_alloc)
@@ -61,6 +64,22 @@ def make_kernel(machine: Machine, reports: Literal["raise", "log"]) -> Kernel:
     _make_vmalloc(kernel, machine)
     kernel.sched = Sched(kernel, machine.seed)
     return kernel
+
+
+def _switch(cmdline: str, name: str, *, default: bool) -> bool:
+    """Return the last setting of a yes-or-no option of the command line.
+
+    Source: lib/kstrtox.c:kstrtobool @6.1.192
+    """
+    for word in cmdline.split():
+        option, equals, value = word.partition("=")
+        if equals and option.replace("-", "_") == name:
+            head = value[:2].lower()
+            if head[:1] in ("y", "t", "1") or head == "on":
+                default = True
+            elif head[:1] in ("n", "f", "0") or head == "of":
+                default = False
+    return default
 
 
 def _make_vmalloc(kernel: Kernel, machine: Machine) -> None:

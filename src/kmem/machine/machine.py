@@ -4,20 +4,22 @@
 >>> from kmem.machine.machine import Machine
 >>> from kmem.mm.gfp import GFP_KERNEL
 >>> with Machine.boot("x86_64", ram="1G", cpus=2) as m:
-...     pfn = m.alloc_pages(GFP_KERNEL, 2)
-...     m.free_pages(pfn, 2)
+...     page = m.alloc_pages(GFP_KERNEL, 2)
+...     m.__free_pages(page, 2)
 ...     m.validate()
 """
 
 from __future__ import annotations
 
 import copy
+import ctypes
 import hashlib
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -38,8 +40,9 @@ from kmem.mm.kernel import Kernel, current_kernel, enter_kernel, leave_kernel
 from kmem.mm.kmem_cache import KmemCaches
 from kmem.mm.mm_init import SystemZones
 from kmem.mm.mmzone import MemMap
-from kmem.mm.page_alloc import NO_FRAME, PageAllocator
+from kmem.mm.page_alloc import PageAllocator
 from kmem.mm.printk import Printk
+from kmem.mm.slab_api import KmemCache, cache_object, forget_caches
 from kmem.mm.slab_common import CacheGeometry
 from kmem.mm.slab_config import SlabConfig
 from kmem.mm.slub import Slub
@@ -47,6 +50,11 @@ from kmem.mm.slub_state import load_state, save_state
 from kmem.mm.task import Task
 from kmem.mm.tracepoint import Tracepoints
 from kmem.mm.x86 import ARCHITECTURES
+
+if TYPE_CHECKING:
+    from _ctypes import _CData
+
+T = TypeVar("T", bound="_CData")
 
 __all__ = ["Machine", "MachineState", "current_machine"]
 
@@ -134,7 +142,6 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
         self.slub = Slub(self.page_alloc, seed)
         self.caches = KmemCaches(self.slub, config)
         self.caches.create_kmalloc_caches()
-        self._aliases: dict[str, int] = {}
         self.cpu = 0
 
     @classmethod
@@ -308,156 +315,46 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
             raise UsageError(f"{type(hooks).__name__} are no hooks", remedy="derive them from kmem.mm.hooks.Hooks")
         self.page_alloc.hooks = hooks
 
-    # Pages
+    # Slab caches by name, and objects by type
 
-    def alloc_pages(self, gfp: int, order: int = 0, node: int = -1) -> int | None:
-        """Allocate a block of pages.
-
-        Parameters
-        ----------
-        gfp : int
-            GFP mask, 32 bits.
-        order : int
-            2**order pages, 0 to 10; larger ones fail as in the kernel.
-        node : int
-            Preferred node; -1 for that of the CPU.
-
-        Returns
-        -------
-        int or None
-            First frame; None if the request failed.
-
-        Source: mm/page_alloc.c:__alloc_pages @6.1.192
-        """
-        pfn = self.page_alloc.alloc_pages(gfp, order, node)
-        return None if pfn == NO_FRAME else pfn
-
-    def free_pages(self, pfn: int, order: int = 0) -> None:
-        """Give a block back.
-
-        Raises
-        ------
-        StateError, UsageError
-            If it is not allocated as a block of this order.
-
-        Source: mm/page_alloc.c:__free_pages @6.1.192
-        """
-        self.page_alloc.free_pages(pfn, order)
-
-    # Slab caches and kmalloc
-
-    def kmem_cache_create(
-        self,
-        name: str,
-        size: int,
-        align: int = 0,
-        flags: int = 0,
-        *,
-        ctor: bool = False,
-        useroffset: int = 0,
-        usersize: int = 0,
-    ) -> int:
-        """Create a slab cache, or share one that fits, and return its index.
-
-        Parameters
-        ----------
-        name : str
-        size, align, flags, ctor, useroffset, usersize
-            As for :meth:`kmem.mm.slab_common.CacheList.kmem_cache_create`.
-
-        Returns
-        -------
-        int
-            What :attr:`slub` and the methods here call the cache. Merged
-            caches have the same.
-
-        Source: mm/slab_common.c:kmem_cache_create_usercopy @6.1.192
-        """
-        index = self.caches.kmem_cache_create(
-            name, size, align, flags, ctor=ctor, useroffset=useroffset, usersize=usersize
-        )
-        self._aliases[name] = index
-        return index
-
-    def kmem_cache_destroy(self, cache: int) -> bool:
-        """Give up one use of a cache; False if it was the last one and objects are still in use.
-
-        Source: mm/slab_common.c:kmem_cache_destroy @6.1.192
-        """
-        geometry = self.geometry(cache)
-        if geometry.refcount < 0:
-            raise UsageError(f"cache {geometry.name} is the kernel's own", remedy="destroy only what you created")
-        if not self.caches.kmem_cache_destroy(cache):
-            return False
-        if cache not in self.slub.geometries:
-            self._aliases = {name: index for name, index in self._aliases.items() if index != cache}
-        return True
-
-    def cache(self, name: str) -> int:
-        """Return the index of a cache by its name, or by that of a cache merged into it.
+    def cache(self, name: str) -> KmemCache:
+        """Return a cache by its name, or by that of a cache merged into it.
 
         Raises
         ------
         UsageError
             If there is none of this name.
         """
-        index = self._aliases.get(name)
-        if index is None:
-            index = self.caches.find(name)
+        index = self.caches.find(name)
         if index is None:
             raise UsageError(f"no slab cache {name!r}", remedy="create it with kmem_cache_create()")
-        return index
+        return cache_object(self.kernel, index)
 
     def cache_names(self) -> dict[str, int]:
-        """Return the names under which caches were created here, and their indexes; shared caches have several."""
-        return dict(self._aliases)
+        """Return the names under which caches were created, and their indexes; shared caches have several."""
+        return dict(self.caches.aliases)
 
-    def geometry(self, cache: int) -> CacheGeometry:
+    def geometry(self, cache: KmemCache | int) -> CacheGeometry:
         """Return the layout and limits of a cache."""
-        return self.caches.geometry(cache)
+        return self.caches.geometry(operator.index(cache))
 
-    def kmem_cache_alloc(self, cache: int, gfp: int, node: int = -1) -> int | None:
-        """Allocate an object: its physical address, None if there is no memory.
+    def struct(self, addr: int, kind: type[T]) -> T:
+        """Return the object at a kernel address as a ``ctypes`` structure, which reads and writes it in place.
 
-        Source: mm/slub.c:kmem_cache_alloc_node @6.1.192
+        Parameters
+        ----------
+        addr : int
+            Address in the linear map.
+        kind : type
+            A ``ctypes.Structure``, ``Union``, array or simple type. Its layout is that of the host:
+            ``c_long`` and pointers are eight bytes there even if the machine is an i386.
+
+        Raises
+        ------
+        UsageError
+            If nothing is mapped there.
         """
-        address: int | None = self.slub.kmem_cache_alloc(cache, gfp, node)
-        return address
-
-    def kmem_cache_free(self, cache: int, address: int) -> None:
-        """Give an object back.
-
-        Source: mm/slub.c:kmem_cache_free @6.1.192
-        """
-        self.slub.kmem_cache_free(cache, address)
-
-    def kmalloc(self, size: int, gfp: int, node: int = -1) -> int | None:
-        """Allocate `size` bytes: a physical address, None if there is no memory.
-
-        Source: mm/slab_common.c:__kmalloc_node @6.1.192
-        """
-        address: int | None = self.slub.kmalloc(size, gfp, node)
-        return address
-
-    def kfree(self, address: int | None) -> None:
-        """Give back what :meth:`kmalloc` gave; None is fine.
-
-        Source: mm/slab_common.c:kfree @6.1.192
-        """
-        self.slub.kfree(address)
-
-    def ksize(self, address: int | None) -> int:
-        """Return the bytes that the owner of an allocation may use."""
-        size: int = self.slub.ksize(address)
-        return size
-
-    def krealloc(self, address: int | None, size: int, gfp: int) -> int | None:
-        """Resize an allocation; the old address stays valid if None is returned.
-
-        Source: mm/slab_common.c:krealloc @6.1.192
-        """
-        new: int | None = self.slub.krealloc(address, size, gfp)
-        return new
+        return kind.from_buffer(self.memory(addr, ctypes.sizeof(kind)))
 
     # Sysctls
 
@@ -524,7 +421,7 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
         for key in ("caches", "nodes", "cpus", "links", "sequences", "kmalloc"):
             digest.update(np.ascontiguousarray(slub[key]).view(np.uint8).data)
         named = [(index, geometry.name, geometry.refcount) for index, geometry in sorted(self.slub.geometries.items())]
-        digest.update(repr((slub["numbers"], named, sorted(self._aliases.items()), self._numbers())).encode())
+        digest.update(repr((slub["numbers"], named, sorted(self.caches.aliases.items()), self._numbers())).encode())
         digest.update(repr((self.zones.tunables, sorted(self.zones.totalreserve.items()))).encode())
         return digest.hexdigest()
 
@@ -566,7 +463,7 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
             pageblocks=pageblocks,
             slub=save_state(self.slub),
             caches=self.caches.save_state(),
-            aliases=dict(self._aliases),
+            aliases=dict(self.caches.aliases),
             system=copy.deepcopy(system),
             numbers=self._numbers(),
         )
@@ -588,7 +485,9 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
             array[:] = saved
         load_state(self.slub, dict(state.slub))
         self.caches.load_state(state.caches)
-        self._aliases = dict(state.aliases)
+        self.caches.aliases = dict(state.aliases)
+        if self._kernel is not None:
+            forget_caches(self._kernel)
         self.zones.zones, self.zones.tunables, self.zones.totalreserve = copy.deepcopy(state.system)
         self._restore_numbers(state.numbers)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""WARN and BUG: conditions that the kernel finds wrong, or impossible.
+"""WARN, BUG and panic: conditions that the kernel finds wrong, or impossible.
 
-Source: include/asm-generic/bug.h, lib/bug.c, kernel/panic.c:__warn @6.1.192
+Source: include/asm-generic/bug.h, lib/bug.c, lib/dump_stack.c, kernel/panic.c:__warn @6.1.192
 Differs: registers and modules are not printed, since there are none; the call trace names Python code.
 """
 
@@ -9,20 +9,34 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kmem.errors import KernelBug, KernelWarning
+from kmem.errors import KernelBug, KernelPanic, KernelWarning
 from kmem.mm.callers import stack
 from kmem.mm.fault import die_header
 
 if TYPE_CHECKING:
     from kmem.mm.kernel import Kernel
 
-__all__ = ["bug", "warn", "warn_once"]
+__all__ = ["bug", "dump_stack", "panic", "warn", "warn_once", "warning"]
 
 _CUT_HERE = "------------[ cut here ]------------"
+_END_TRACE = "---[ end trace 0000000000000000 ]---"
 
 
-def warn(kernel: Kernel, place: str, function: str, message: str = "") -> None:
-    """Report a condition that should not be; the kernel goes on.
+def dump_stack(kernel: Kernel) -> list[str]:
+    """Return the lines that tell where the running code is.
+
+    Source: lib/dump_stack.c:dump_stack_print_info, arch/x86/kernel/dumpstack.c @6.1.192
+    """
+    task = kernel.current
+    head = f"CPU: {kernel.page_alloc.cpu} PID: {task.pid} Comm: {task.comm:.20} Not tainted"
+    trace = [f" {line}" for line in stack()]
+    if kernel.arch == "x86_64":
+        trace = [" <TASK>", *trace, " </TASK>"]
+    return [head, "Call Trace:", *trace]
+
+
+def warning(kernel: Kernel, place: str, function: str, message: str = "") -> KernelWarning:
+    """Return the report of a condition that should not be.
 
     Parameters
     ----------
@@ -34,6 +48,23 @@ def warn(kernel: Kernel, place: str, function: str, message: str = "") -> None:
     message : str
         What is wrong, in the kernel's words, if it has any.
 
+    Source: kernel/panic.c:__warn @6.1.192
+    """
+    where = f"WARNING: CPU: {kernel.page_alloc.cpu} PID: {kernel.current.pid} at {place} {function}"
+    lines = [_CUT_HERE, *message.splitlines(), where, *dump_stack(kernel), _END_TRACE]
+    error = KernelWarning("\n".join(lines))
+    error.message = lines[1]
+    return error
+
+
+def warn(kernel: Kernel, place: str, function: str, message: str = "") -> None:
+    """Report a condition that should not be; the kernel goes on.
+
+    Parameters
+    ----------
+    kernel, place, function, message
+        As for :func:`warning`.
+
     Raises
     ------
     KernelWarning
@@ -41,22 +72,7 @@ def warn(kernel: Kernel, place: str, function: str, message: str = "") -> None:
 
     Source: kernel/panic.c:__warn @6.1.192
     """
-    task = kernel.current
-    lines = [_CUT_HERE]
-    if message:
-        lines.append(message)
-    lines += [
-        f"WARNING: CPU: {kernel.page_alloc.cpu} PID: {task.pid} at {place} {function}",
-        f"CPU: {kernel.page_alloc.cpu} PID: {task.pid} Comm: {task.comm:.20} Not tainted",
-        "Call Trace:",
-        " <TASK>",
-        *(f" {line}" for line in stack()),
-        " </TASK>",
-        "---[ end trace 0000000000000000 ]---",
-    ]
-    error = KernelWarning("\n".join(lines))
-    error.message = message or lines[1]
-    kernel.report(error)
+    kernel.report(warning(kernel, place, function, message))
 
 
 def warn_once(kernel: Kernel, place: str, function: str, message: str = "") -> None:
@@ -78,5 +94,21 @@ def bug(kernel: Kernel, place: str) -> None:
     """
     first = f"kernel BUG at {place}!"
     error = KernelBug(f"{_CUT_HERE}\n{first}\n{die_header(kernel, 'invalid opcode', 0)}")
+    error.message = first
+    kernel.report(error)
+
+
+def panic(kernel: Kernel, message: str) -> None:
+    """Stop the kernel for good.
+
+    Raises
+    ------
+    KernelPanic
+        Always.
+
+    Source: kernel/panic.c:panic @6.1.192
+    """
+    first = f"Kernel panic - not syncing: {message}"
+    error = KernelPanic("\n".join([first, *dump_stack(kernel), f"---[ end {first} ]---"]))
     error.message = first
     kernel.report(error)

@@ -15,6 +15,7 @@ Source: include/linux/preempt.h, include/linux/sched/mm.h:might_alloc @6.1.192
 Differs: one kernel at a time runs in a thread, and only one CPU of it.
 """
 
+import operator
 import threading
 
 import cython
@@ -69,6 +70,8 @@ class Kernel:
         Whether interrupts are off.
     rcu_nesting : int
         RCU read-side sections that the running task is in.
+    init_on_alloc, init_on_free : bool
+        Whether fresh, and freed, memory is zeroed (``init_on_alloc=``, ``init_on_free=``).
     kmem_caches : dict
         Index of a slab cache -> the KmemCache that names it.
     page_address_map : dict
@@ -144,7 +147,7 @@ class Kernel:
         Source: include/linux/sched/mm.h:might_alloc @6.1.192
         """
         if self.watch & WATCH_CLOSED:
-            raise StateError("the machine has been shut down", remedy="boot another one")
+            raise _shut_down()
         if self.watch & WATCH_ATOMIC and gfp & GFP_DIRECT_RECLAIM_BIT:
             from kmem.mm.might_sleep import might_sleep_report
 
@@ -179,11 +182,52 @@ class Kernel:
         if not self._aids:
             self.watch &= ~cython.cast(cython.uint, WATCH_AIDS)
 
+    def should_failslab(self, cache, gfp):
+        """Ask the aids whether a request for an object is to fail."""
+        return any(aid.should_failslab(cache, gfp) for aid in self._aids)
+
+    def should_fail_alloc_page(self, gfp, order):
+        """Ask the aids whether a request for pages is to fail."""
+        return any(aid.should_fail_alloc_page(gfp, order) for aid in self._aids)
+
+    def tell_slab_alloc(self, addr, size, cache, gfp):
+        """Tell the aids of an object."""
+        for aid in self._aids:
+            aid.slab_alloc(addr, size, cache, gfp)
+
+    def tell_slab_free(self, addr):
+        """Tell the aids of an object that goes back."""
+        for aid in self._aids:
+            aid.slab_free(addr)
+
+    def tell_page_alloc(self, pfn, order, gfp):
+        """Tell the aids of a block of pages."""
+        for aid in self._aids:
+            aid.page_alloc(pfn, order, gfp)
+
+    def tell_page_free(self, pfn, order):
+        """Tell the aids of a block of pages that goes back."""
+        for aid in self._aids:
+            aid.page_free(pfn, order)
+
+    # ------------------------------------------------------------------ memory
+
+    @property
+    def ram(self):
+        """The bytes of physical memory."""
+        return self._ram
+
+    @ram.setter
+    def ram(self, ram):
+        self._ram = ram
+        self.ram_base = 0 if ram is None else ram.base
+
     # ------------------------------------------------------------------ reports
 
     def report(self, error):
         """Print a report to the log, and raise it if it is fatal or ``reports == "raise"``."""
         self.printk.printk(error.text)
+        self.nr_reports += 1
         if self.reports == "raise" or not isinstance(error, KernelWarning):
             raise error
 
@@ -194,7 +238,7 @@ class Kernel:
             leave_kernel(self)
         for cache in self.kmem_caches.values():
             cache.forget()
-        ram = self.ram
+        ram = self._ram
         self.ram = None
         if ram is not None:
             ram.close()
@@ -235,6 +279,10 @@ class Kernel:
         return f"<Kernel {self.arch}{' (shut down)' if self.watch & WATCH_CLOSED else ''}>"
 
 
+def _shut_down():
+    return StateError("the machine has been shut down", remedy="boot another one")
+
+
 # The kernel that was asked for last, and the thread that asked.  Other threads look into their own list.
 _kernel = cython.declare(Kernel, None)
 _thread = cython.declare(cython.ulong, 0)
@@ -258,6 +306,17 @@ def _refresh():
     blocks = _blocks()
     _kernel = blocks[len(blocks) - 1] if blocks else None
     _thread = PyThread_get_thread_ident()
+
+
+def bad_number(value, what, largest):
+    """Refuse a number that no word of the kernel holds; return it if it is one after all."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{what} is {type(value).__name__}, not an integer") from None
+    if not 0 <= number <= largest:
+        raise UsageError(f"{what} {number:#x} does not fit: it is a number from 0 to {largest:#x}")
+    return number
 
 
 def running():
@@ -328,7 +387,7 @@ class BoundCall:
 
     def __call__(self, *args, **kwargs):
         if self.kernel.watch & WATCH_CLOSED:
-            raise StateError("the machine has been shut down", remedy="boot another one")
+            raise _shut_down()
         enter_kernel(self.kernel)
         try:
             return self.function(*args, **kwargs)

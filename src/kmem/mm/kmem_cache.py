@@ -39,12 +39,15 @@ class KmemCaches:
         The objects.
     list : CacheList
         The kernel's list of caches, newest first.
+    aliases : dict of str to int
+        Names under which caches were asked for, those included that were merged into another.
     """
 
     def __init__(self, slub: Slub, config: SlabConfig) -> None:
         self.slub = slub
         slub.cpu_partial = config.cpu_partial
         self.list = CacheList(config)
+        self.aliases: dict[str, int] = {}
 
     def create_kmalloc_caches(self) -> KmallocCaches:
         """Make the kmalloc caches of all types, and enter them in the table that ``kmalloc()`` goes by.
@@ -106,9 +109,9 @@ class KmemCaches:
         geometry = self.list.kmem_cache_create(
             name, size, align, flags, ctor=ctor, useroffset=useroffset, usersize=usersize
         )
-        if geometry.refcount > 1:
-            return self.index_of(geometry)
-        return self._set_up(geometry, random_seq)
+        index = self.index_of(geometry) if geometry.refcount > 1 else self._set_up(geometry, random_seq)
+        self.aliases[name] = index
+        return index
 
     def add(self, geometry: CacheGeometry, random_seq: Sequence[int] | None = None) -> int:
         """List a cache whose geometry is known from elsewhere, and return its number; it shares no other."""
@@ -147,6 +150,7 @@ class KmemCaches:
             geometry.refcount = 0
             return False
         self.list.kmem_cache_destroy(geometry)
+        self.aliases = {name: index for name, index in self.aliases.items() if index != cache}
         return True
 
     def geometry(self, cache: int) -> CacheGeometry:
@@ -169,10 +173,9 @@ class KmemCaches:
         raise StateError(f"cache {geometry.name} is listed, but has no objects")
 
     def find(self, name: str) -> int | None:
-        """Return the number of the newest cache that was created as `name`, None if there is none.
-
-        The name that a request was merged under is not kept.
-        """
+        """Return the number of the newest cache that was asked for as `name`, None if there is none."""
+        if name in self.aliases:
+            return self.aliases[name]
         for geometry in self.list.slab_caches:
             if geometry.name == name:
                 return self.index_of(geometry)

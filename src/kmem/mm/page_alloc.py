@@ -698,8 +698,6 @@ class PageAllocator(Watermarks):
 
         Source: mm/page_alloc.c:alloc_pages_exact, make_alloc_exact @6.1.192
         """
-        first: cython.uint
-        i: cython.uint
         if nr_pages < 1:
             raise ValueError(f"cannot allocate {nr_pages} pages")
         order = (nr_pages - 1).bit_length()
@@ -707,15 +705,23 @@ class PageAllocator(Watermarks):
         pfn = self.alloc_pages(gfp, order, node)
         if pfn == NO_FRAME:
             return NO_FRAME
-        first = pfn
+        self.make_alloc_exact(pfn, order, nr_pages)
+        return pfn
+
+    def make_alloc_exact(self, pfn, order, nr_pages):
+        """Split a block, and give back what lies behind its first `nr_pages` frames.
+
+        Source: mm/page_alloc.c:make_alloc_exact @6.1.192
+        """
+        first: cython.uint = pfn
+        i: cython.uint
         self.split_page(pfn, order)
         for i in range(first + nr_pages, first + (1 << order)):
             self.free_pages_prepare(i, 0)
             self.free_to_buddy(i, 0, FPI_TO_TAIL)
-        return pfn
 
-    def alloc_pages_bulk(self, gfp, nr_pages, node=-1):
-        """Allocate up to `nr_pages` single frames at once; a list of them.
+    def alloc_pages_bulk(self, gfp, nr_pages, node=-1, populated=0):
+        """Allocate single frames at once, up to `nr_pages` less the `populated` that the caller has; a list of them.
 
         At least one is tried by every means; the rest only while the zone is
         above its low watermark.
@@ -731,10 +737,10 @@ class PageAllocator(Watermarks):
         z: cython.pointer(Zone)
         frames = []
         _check_request(gfp, 0, node, self.nr_nodes)
-        if nr_pages <= 0:
+        if nr_pages <= populated:
             return frames
         self.prepare(cython.address(ac), node, gfp)
-        if nr_pages > 1 and ac.preferred >= 0:
+        if nr_pages - populated > 1 and ac.preferred >= 0:
             i = ac.preferred
             preferred = self.zonelists[ac.row, i]
             while True:
@@ -757,7 +763,7 @@ class PageAllocator(Watermarks):
                     gfp,
                 ):
                     break
-        while zone != 255 and len(frames) < nr_pages:
+        while zone != 255 and len(frames) < nr_pages - populated:
             pfn = self.rmqueue_pcplist(zone, 0, self._bulk_flags(ac.migratetype), ac.migratetype, False)
             if pfn == _NONE:
                 break

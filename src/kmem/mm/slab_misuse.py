@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the slab functions do about calls that they cannot serve: the kernel's words where it has some.
+
+All of this is off the fast paths.  A kernel notices a part of what is wrong
+with a call, and says so; the rest destroys data silently.  Functions here
+either print or raise the kernel's report, or refuse the call with a
+:class:`~kmem.errors.UsageError` that says what is wrong.
+
+Source: mm/slab_common.c, mm/slub.c, mm/slab.h @6.1.192
+Differs: nothing is destroyed, so a report that the caller survives leaves the caches as they were.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import TYPE_CHECKING, Any
+
+from kmem.errors import KernelOops, KernelWarning, UsageError
+from kmem.mm.bug import bug, dump_stack, panic, warn, warning
+from kmem.mm.page import KIND_NAMES
+from kmem.mm.slab_flags import SLAB_PANIC
+from kmem.profile import format_gfp, profile_for
+
+if TYPE_CHECKING:
+    from kmem.mm.kernel import Kernel
+    from kmem.mm.slab_api import KmemCache
+
+_GFP_SLAB_BUG_MASK = 0xF8000006
+_GFP_ZERO = 0x100
+_GFP_NOWARN = 0x2000
+_PGF_HEAD = 2
+_PAGE_SHIFT = 12
+_PAGE_SIZE = 1 << _PAGE_SHIFT
+_VMEMMAP_START = 0xFFFFEA0000000000
+_SIZEOF_PAGE = 64
+_KINDS = {name: number for number, name in enumerate(KIND_NAMES)}
+
+
+def warn_once(kernel: Kernel, place: str, function: str, message: str = "") -> None:
+    """Report a warning; where reports are only printed, unless this place has spoken before."""
+    if kernel.reports == "raise" or not kernel.once.get(place):
+        kernel.once[place] = True
+        warn(kernel, place, function, message)
+
+
+# ---------------------------------------------------------------------- arguments
+
+
+def node_number(kernel: Kernel, node: int) -> int:
+    """Return a node that exists, or -1 for none in particular."""
+    number = operator.index(node)
+    if not -1 <= number < kernel.page_alloc.nr_nodes:
+        raise UsageError(f"no node {number}", remedy=f"this machine has nodes 0 to {kernel.page_alloc.nr_nodes - 1}")
+    return number
+
+
+def bytes_at(kernel: Kernel, src: Any, size: int) -> bytes:
+    """Return `size` bytes at a kernel address, or of a bytes-like object."""
+    if isinstance(src, int):
+        if kernel.virt_addr_valid(src):
+            return bytes(kernel.ram.view(src - kernel.page_offset, size))
+        return bytes(kernel.owner.read(src, size))
+    data = bytes(memoryview(src))
+    if len(data) < size:
+        raise UsageError(f"{size} bytes of an object that has {len(data)}")
+    return data[:size]
+
+
+def string_at(kernel: Kernel, text: Any, limit: int | None) -> bytes:
+    """Return a string up to its zero byte, at most `limit` bytes of it."""
+    if isinstance(text, int):
+        found = bytearray()
+        while limit is None or len(found) < limit:
+            # up to the end of the page: the next one need not be there
+            address = text + len(found)
+            chunk, zero, _rest = bytes_at(kernel, address, _PAGE_SIZE - address % _PAGE_SIZE).partition(b"\0")
+            found += chunk
+            if zero:
+                break
+        return bytes(found if limit is None else found[:limit])
+    data = text.encode() if isinstance(text, str) else bytes(memoryview(text))
+    return data.partition(b"\0")[0][:limit]
+
+
+def want_init_on_alloc(kernel: Kernel, gfp: int) -> bool:
+    """Whether fresh memory reads as zero.
+
+    Source: include/linux/mm.h:want_init_on_alloc @6.1.192
+    """
+    return kernel.init_on_alloc or bool(gfp & _GFP_ZERO)
+
+
+# ---------------------------------------------------------------------- creating and destroying caches
+
+
+def check_create(kernel: Kernel, name: str, size: int, useroffset: int, usersize: int) -> None:
+    """Warn of what the kernel warns of before it makes a cache.
+
+    Source: mm/slab_common.c:kmem_cache_sanity_check, kmem_cache_create_usercopy @6.1.192
+    """
+    if " " in name:
+        warn(kernel, "mm/slab_common.c:97", "kmem_cache_create_usercopy")
+    if not usersize and useroffset:
+        warn(kernel, "mm/slab_common.c:320", "kmem_cache_create_usercopy")
+    elif size < usersize or size - usersize < useroffset:
+        warn(kernel, "mm/slab_common.c:321", "kmem_cache_create_usercopy")
+
+
+def create_failed(kernel: Kernel, name: str | None, flags: int, errno: int) -> None:
+    """Panic if the cache was indispensable, else say that there is none.
+
+    Source: mm/slab_common.c:kmem_cache_create_usercopy @6.1.192
+    """
+    if flags & SLAB_PANIC:
+        text = f"kmem_cache_create_usercopy: Failed to create slab '{name or '(null)'}'. Error -{errno}"
+        panic(kernel, text)
+    lines = [f"kmem_cache_create_usercopy({name or '(null)'}) failed with error -{errno}", *dump_stack(kernel)]
+    kernel.printk.printk("\n".join(lines))
+
+
+def still_has_objects(kernel: Kernel, cache: KmemCache) -> None:
+    """Report a cache that was destroyed with objects in use.
+
+    Source: mm/slab_common.c:kmem_cache_destroy @6.1.192
+    """
+    caller = (dump_stack(kernel)[2:] or ["?"])[1 if kernel.arch == "x86_64" else 0].strip()
+    text = f"kmem_cache_destroy {cache.name}: Slab cache still has objects when called from {caller}"
+    warn(kernel, "mm/slab_common.c:493", "kmem_cache_destroy", text)
+
+
+# ---------------------------------------------------------------------- allocating
+
+
+def order_too_large(kernel: Kernel, gfp: int) -> None:
+    """Log that somebody asked for more than any block holds; the request fails.
+
+    Source: mm/page_alloc.c:__alloc_pages @6.1.192
+    """
+    place = "mm/page_alloc.c:5634"
+    if not gfp & _GFP_NOWARN and not kernel.once.get(place):
+        kernel.once[place] = True
+        kernel.printk.printk(warning(kernel, place, "__alloc_pages").text)
+
+
+def fix_flags(kernel: Kernel, gfp: int) -> None:
+    """Report flags that slabs cannot honour; they are left out.
+
+    Source: mm/slab_common.c:kmalloc_fix_flags @6.1.192
+    """
+    invalid, fixed = gfp & _GFP_SLAB_BUG_MASK, gfp & ~_GFP_SLAB_BUG_MASK
+    profile = profile_for("6.1")
+    text = (
+        f"Unexpected gfp: {invalid:#x} ({format_gfp(invalid, profile)}). "
+        f"Fixing up to gfp: {fixed:#x} ({format_gfp(fixed, profile)}). Fix your code!"
+    )
+    kernel.report(KernelWarning("\n".join([text, *dump_stack(kernel)])))
+
+
+def new_slab_flags(kernel: Kernel, cache: KmemCache, gfp: int) -> None:
+    """Report flags that do not go with a new slab.
+
+    Source: mm/slub.c:new_slab @6.1.192
+    """
+    if gfp & _GFP_SLAB_BUG_MASK:
+        fix_flags(kernel, gfp)
+    if cache.ctor is not None and gfp & _GFP_ZERO:
+        warn_once(kernel, "mm/slub.c:2001", "new_slab")
+
+
+# ---------------------------------------------------------------------- freeing
+
+
+def no_linear_address(kernel: Kernel, addr: int, function: str) -> None:
+    """Report the fault that an address outside the linear map ends in.
+
+    The kernel takes it for one of the linear map all the same, and reads the
+    ``struct page`` that would belong to it.
+    """
+    if addr <= kernel.ulong_max and kernel.arch == "x86_64":
+        page = _VMEMMAP_START + ((addr - kernel.page_offset) % (1 << 64) >> _PAGE_SHIFT) * _SIZEOF_PAGE + 8
+        lines = [
+            f"BUG: unable to handle page fault for address: {page % (1 << 64):016x}",
+            "#PF: supervisor read access in kernel mode",
+            "#PF: error_code(0x0000) - not-present page",
+            f"RIP: {function} of {addr:#x}",
+            *dump_stack(kernel),
+        ]
+        kernel.report(KernelOops("\n".join(lines)))
+    raise UsageError(
+        f"{function}({addr:#x}): no address of the linear map", remedy="free what kmalloc() or kmem_cache_alloc() gave"
+    )
+
+
+def wrong_cache(kernel: Kernel, cache: KmemCache, addr: int) -> bool:
+    """Report an object of another cache, or no object at all; whether it is to be freed all the same.
+
+    Source: mm/slab.h:cache_from_obj, virt_to_cache @6.1.192
+    """
+    slab = kernel.slub.slab_of_frame((addr - kernel.page_offset) >> _PAGE_SHIFT)
+    if slab is None:
+        warn_once(kernel, "mm/slab.h:630", "virt_to_cache", "virt_to_cache: Object is not a Slab page!")
+        return False
+    other = kernel.slub.geometries[kernel.slub.slab_cache(slab)].name
+    text = f"cache_from_obj: Wrong slab cache. {cache.name} but object is from {other}"
+    warn(kernel, "mm/slab.h:665", "cache_from_obj", text)
+    return True
+
+
+def bad_free(kernel: Kernel, addr: int, function: str, error: Exception) -> None:
+    """Report a free that the allocator has refused.
+
+    Source: mm/slub.c:set_freepointer, mm/slab_common.c:free_large_kmalloc @6.1.192
+    Differs: a block that was never allocated is not given back.
+    """
+    phys = addr - kernel.page_offset
+    pfn = phys >> _PAGE_SHIFT
+    slab = kernel.slub.slab_of_frame(pfn)
+    if slab is not None:
+        _bad_object(kernel, addr, slab, function)
+    frame = kernel.page_alloc.page_info(pfn)
+    allocated = frame["kind"] == _KINDS["allocated"]
+    if function == "kfree" and frame["kind"] == _KINDS["tail"]:
+        raise UsageError(f"kfree({addr:#x}): inside a large allocation that begins at frame {frame['head']:#x}")
+    if function == "kfree" and allocated and frame["flags"] & _PGF_HEAD and not phys % _PAGE_SIZE:
+        kernel.page_alloc.free_pages(pfn, frame["order"])  # a compound page is as good as a large allocation
+        return
+    if function == "kfree" and not (allocated and frame["order"]):
+        message = f"object pointer: 0x{addr:0{kernel.bits_per_long // 4}x}"
+        warn_once(kernel, "mm/slab_common.c:904", "free_large_kmalloc", message)
+        if allocated:
+            kernel.page_alloc.free_pages(pfn, 0)
+        return
+    state = KIND_NAMES[frame["kind"]]
+    raise UsageError(f"{function}({addr:#x}): no object is in use there (frame {pfn:#x}: {state})") from error
+
+
+def _bad_object(kernel: Kernel, addr: int, slab: int, function: str) -> None:
+    """Report a free of an address in a slab at which no object is in use."""
+    slub = kernel.slub
+    phys = addr - kernel.page_offset
+    cache = slub.slab_cache(slab)
+    row = slub.caches_array[cache]
+    number, offset = divmod(phys - (slab << _PAGE_SHIFT) - int(row["red_left_pad"]), int(row["size"]))
+    name = slub.geometries[cache].name
+    if offset or not 0 <= number < slub.slab_objects(slab):
+        raise UsageError(f"{function}({addr:#x}): not the start of an object of cache {name}")
+    cpu = slub.cpus_array[cache * slub.nr_cpus + kernel.page_alloc.cpu]
+    head = cpu["freelist"] if cpu["slab"] == slab else kernel.page_alloc.page_info(slab)["freelist"]
+    if number == head:
+        # a hardened freelist does notice an object that would point to itself
+        bug(kernel, "mm/slub.c:419")
+    raise UsageError(
+        f"{function}({addr:#x}): this object of cache {name} is already free",
+        remedy="the kernel's freelist would have become a ring",
+    )
+
+
+def bad_ksize(kernel: Kernel, addr: int, error: Exception) -> int:
+    """Report the size of something that is no allocation: 0.
+
+    Source: mm/slab_common.c:__ksize @6.1.192
+    """
+    if kernel.slub.slab_of_frame((addr - kernel.page_offset) >> _PAGE_SHIFT) is not None:
+        raise UsageError(f"ksize({addr:#x}): no object in use begins there") from error
+    warn(kernel, "mm/slab_common.c:1014", "__ksize")
+    return 0
