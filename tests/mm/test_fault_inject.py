@@ -126,19 +126,19 @@ def test_a_filter_by_task_spares_interrupts_too():
 def test_pages_fail_from_order_1_and_below_high_memory():
     subject = faults()
     subject.fail_page_alloc.configure(probability=100, times=-1)
-    assert not subject.should_fail_alloc_page(GFP_NOWAIT, 0)
-    assert subject.should_fail_alloc_page(GFP_NOWAIT, 1)
+    assert not subject.should_fail_page(GFP_NOWAIT, 0)
+    assert subject.should_fail_page(GFP_NOWAIT, 1)
     subject.fail_page_alloc.configure(min_order=0, ignore_gfp_wait=False)
-    assert subject.should_fail_alloc_page(GFP_NOWAIT, 0)
-    assert not subject.should_fail_alloc_page(GFP_HIGHUSER, 0)
+    assert subject.should_fail_page(GFP_NOWAIT, 0)
+    assert not subject.should_fail_page(GFP_HIGHUSER, 0)
     subject.fail_page_alloc.ignore_gfp_highmem = False
-    assert subject.should_fail_alloc_page(GFP_HIGHUSER, 0)
+    assert subject.should_fail_page(GFP_HIGHUSER, 0)
 
 
 def test_space_of_pages_is_counted_in_pages():
     subject = faults()
     subject.fail_page_alloc.configure(probability=100, times=-1, space=5)
-    assert [subject.should_fail_alloc_page(GFP_NOWAIT, 1) for _ in range(4)] == [False, False, True, True]
+    assert [subject.should_fail_page(GFP_NOWAIT, 1) for _ in range(4)] == [False, False, True, True]
     assert subject.fail_page_alloc.space == 1
 
 
@@ -161,8 +161,8 @@ def test_a_countdown_counts_whatever_may_fail():
     subject.countdown = 3
     assert not subject.should_failslab(CACHE, GFP_KERNEL)
     assert not subject.should_failslab(CACHE, GFP_KERNEL | __GFP_NOFAIL)
-    assert not subject.should_fail_alloc_page(GFP_KERNEL, 0)
-    assert subject.should_fail_alloc_page(GFP_KERNEL, 0)
+    assert not subject.should_fail_page(GFP_KERNEL, 0)
+    assert subject.should_fail_page(GFP_KERNEL, 0)
     assert subject.counted_down is subject.fail_page_alloc
     assert not subject.should_failslab(CACHE, GFP_KERNEL)
 

@@ -176,8 +176,8 @@ def test_every_failure_point_in_turn(run):
             kfree(a)
 
         def test_afterwards():
-            # without a failure, each of two requests, and one run that finds no third
-            assert len(RUNS) == 4
+            # without a failure, one for each of two objects and of the two slabs they need, and one that finds no more
+            assert len(RUNS) == 6
         """
     )
     result.assert_outcomes(passed=2)
@@ -203,7 +203,7 @@ def test_the_failure_point_that_breaks_a_test_is_named(run):
         [
             "*1 allocations (64 bytes) not freed by the test:",
             "*kmem failure point*",
-            "request 2 was made to fail: failslab at test_careless (*.py:*)",
+            "request 3 was made to fail: failslab at test_careless (*.py:*)",
         ]
     )
 

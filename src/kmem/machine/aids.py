@@ -10,8 +10,7 @@ kernel.  The files that they fill in a real system are under
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from kmem.errors import StateError, UsageError
 from kmem.machine.filesystem import read_proc, read_sys, write_proc, write_sys
@@ -19,6 +18,7 @@ from kmem.mm.alloc_tag import AllocTags
 from kmem.mm.fault_inject import FailPageAlloc, Failslab, FaultInjection
 from kmem.mm.kmemleak import Kmemleak
 from kmem.mm.page_owner import PageOwner
+from kmem.mm.page_watch import PageWatch
 
 if TYPE_CHECKING:
     from kmem.machine.description import MachineDescription
@@ -75,6 +75,7 @@ class MachineAids:
         if kernel.faults is None:
             kernel.faults = FaultInjection(kernel, self.seed, self.description.cmdline)
             kernel.add_aid(kernel.faults)
+            self._page_watch().faults = kernel.faults
         faults: FaultInjection = kernel.faults
         return faults
 
@@ -118,24 +119,19 @@ class MachineAids:
             raise StateError("kmemleak is off", remedy="call enable_kmemleak(), or boot with kmemleak=on")
         return leaks
 
-    def _aid(self, kind: type[Any], remedy: str) -> Any:
-        for aid in self.kernel.aids:
-            if isinstance(aid, kind):
-                return aid
-        raise StateError(f"{kind.__name__} is off", remedy=remedy)
-
-    def _enable(self, kind: type[Any], make: Callable[[], Any]) -> Any:
-        for aid in self.kernel.aids:
-            if isinstance(aid, kind):
-                return aid
-        aid = make()
-        self.kernel.add_aid(aid)
-        return aid
+    def _page_watch(self) -> PageWatch:
+        """Return who hears of every block of pages; there is one from the first time on."""
+        allocator = self.kernel.page_alloc
+        if allocator.watch is None:
+            allocator.watch = PageWatch()
+        return allocator.watch
 
     def enable_page_owner(self) -> PageOwner:
         """Put the owner of each block of pages on record from now on. Returns the records."""
-        owner: PageOwner = self._enable(PageOwner, lambda: PageOwner(self.kernel))
-        return owner
+        watch = self._page_watch()
+        if watch.owner is None:
+            watch.owner = PageOwner(self.kernel)
+        return self.page_owner
 
     @property
     def page_owner(self) -> PageOwner:
@@ -146,12 +142,18 @@ class MachineAids:
         StateError
             If they are not recorded.
         """
-        owner: PageOwner = self._aid(PageOwner, "call enable_page_owner(), or boot with page_owner=on")
-        return owner
+        watch = self.kernel.page_alloc.watch
+        if watch is None or not isinstance(watch.owner, PageOwner):
+            raise StateError("page_owner is off", remedy="call enable_page_owner(), or boot with page_owner=on")
+        return watch.owner
 
     def enable_mem_profiling(self) -> AllocTags:
         """Count bytes and calls by call site from now on. Returns the counters."""
-        tags: AllocTags = self._enable(AllocTags, AllocTags)
+        for aid in self.kernel.aids:
+            if isinstance(aid, AllocTags):
+                return aid
+        tags = AllocTags()
+        self.kernel.add_aid(tags)
         return tags
 
     @property
@@ -163,8 +165,12 @@ class MachineAids:
         StateError
             If it is off.
         """
-        tags: AllocTags = self._aid(AllocTags, "call enable_mem_profiling(), or boot with sysctl.vm.mem_profiling=1")
-        return tags
+        for aid in self.kernel.aids:
+            if isinstance(aid, AllocTags):
+                return aid
+        raise StateError(
+            "allocation profiling is off", remedy="call enable_mem_profiling(), or boot with sysctl.vm.mem_profiling=1"
+        )
 
     # Files
 

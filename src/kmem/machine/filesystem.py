@@ -127,9 +127,9 @@ def _debug_files(machine: Any) -> dict[str, Callable[[], str]]:
     files: dict[str, Callable[[], str]] = {}
     if machine.kernel.leaks is not None:
         files["kmemleak"] = machine.kernel.leaks.read
-    for aid in machine.kernel.aids:
-        if isinstance(aid, PageOwner):
-            files["page_owner"] = aid.read
+    watch = machine.kernel.page_alloc.watch
+    if watch is not None and isinstance(watch.owner, PageOwner):
+        files["page_owner"] = watch.owner.read
     return files
 
 

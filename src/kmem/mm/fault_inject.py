@@ -360,6 +360,9 @@ class FailPageAlloc(FaultAttr):
 class FaultInjection(Aid):
     """Everything of one machine that can be made to fail.
 
+    Objects are refused as a debugging aid of the kernel, pages inside the page allocator
+    (:mod:`kmem.mm.page_watch`), so that slabs and ``vmalloc()`` fail for want of pages, too.
+
     Parameters
     ----------
     host : FaultHost
@@ -411,7 +414,7 @@ class FaultInjection(Aid):
             return self.failslab.fail(nowarn=bool(gfp & _NOWARN))
         return self.failslab.should_failslab(cache, gfp)
 
-    def should_fail_alloc_page(self, gfp: int, order: int) -> bool:
+    def should_fail_page(self, gfp: int, order: int) -> bool:
         """Tell whether a request for pages fails; see :meth:`FailPageAlloc.should_fail_alloc_page`."""
         if self._counted_down(gfp):
             self.counted_down = self.fail_page_alloc

@@ -85,6 +85,8 @@ class PageAllocator(Watermarks):
     ----------
     cpu, node : int
         The CPU that the calls run on, and its node.
+    watch : kmem.mm.page_watch.PageWatch or None
+        Who is asked before each request and told of each block; None while no debugging aid wants it.
     hooks : kmem.mm.hooks.Hooks or None
         Reclaim, compaction and OOM.
     """
@@ -92,6 +94,7 @@ class PageAllocator(Watermarks):
     def __init__(self, memmap: MemMap, zonelists, cma=False):
         Watermarks.__init__(self, memmap, cma)
         self.hooks = Hooks()
+        self.watch = None
         self.nr_nodes = memmap.nr_nodes
         self.has_dma32 = memmap.has_dma32
         self.zone_normal = memmap.zone_normal
@@ -306,7 +309,22 @@ class PageAllocator(Watermarks):
         return 0
 
     def alloc_pages_node(self, node, gfp, order):
-        """One request from one node: the fast path, then the slow path; the head frame or none.
+        """One request from one node; whoever watches is asked before and told afterwards.
+
+        Source: mm/page_alloc.c:__alloc_pages @6.1.192
+        """
+        pfn: cython.uint
+        if self.watch is None:
+            return self.get_pages(node, gfp, order)
+        if order < MAX_ORDER and self.watch.should_fail(gfp, order):
+            return _NONE
+        pfn = self.get_pages(node, gfp, order)
+        if pfn != _NONE:
+            self.watch.allocated(pfn, order, gfp)
+        return pfn
+
+    def get_pages(self, node, gfp, order):
+        """The fast path, then the slow path; the head frame or none.
 
         Source: mm/page_alloc.c:__alloc_pages @6.1.192
         """
@@ -640,6 +658,8 @@ class PageAllocator(Watermarks):
         self.free_pages_prepare(pfn, order)
         if self.trace.enabled:
             self.trace.page_event(TP_MM_PAGE_FREE, pfn, order, 0, 0, self.pages[pfn].zone)
+        if self.watch is not None:
+            self.watch.freed(pfn, order)
         if order <= PAGE_ALLOC_COSTLY_ORDER or (self.pcp_thp and order == self.pageblock_order):
             return self.free_unref_page(pfn, order)
         return self.free_to_buddy(pfn, order, FPI_NONE)
@@ -739,6 +759,8 @@ class PageAllocator(Watermarks):
         _check_request(gfp, 0, node, self.nr_nodes)
         if nr_pages <= populated:
             return frames
+        if nr_pages > 1 and self.watch is not None and self.watch.should_fail(gfp, 0):
+            return frames
         self.prepare(cython.address(ac), node, gfp)
         if nr_pages - populated > 1 and ac.preferred >= 0:
             i = ac.preferred
@@ -768,6 +790,8 @@ class PageAllocator(Watermarks):
             if pfn == _NONE:
                 break
             self.prep_new_page(pfn, 0, gfp, 0)
+            if self.watch is not None:
+                self.watch.allocated(pfn, 0, gfp)
             frames.append(pfn)
         if not frames:
             pfn = self.alloc_pages_node(node, gfp, 0)

@@ -6,6 +6,7 @@ import numpy.typing as npt
 
 from kmem.mm.hooks import Hooks
 from kmem.mm.mmzone import MemMap
+from kmem.mm.page_watch import PageWatch
 from kmem.mm.watermark import Watermarks
 
 NO_FRAME: int
@@ -14,6 +15,7 @@ MAX_RECLAIM_RETRIES: int
 
 class PageAllocator(Watermarks):
     hooks: Hooks
+    watch: PageWatch | None
     node: int
     task_flags: int
     @property

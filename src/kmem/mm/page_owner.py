@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from kmem.mm.aids import Aid
 from kmem.mm.callers import Site, stack_sites
 from kmem.mm.page_alloc import PageAllocator
 from kmem.mm.task import Task
@@ -120,8 +119,10 @@ class PageRecord:
     trace: tuple[Site, ...]
 
 
-class PageOwner(Aid):
-    """Owners of all blocks of one machine; a debugging aid of its kernel.
+class PageOwner:
+    """Owners of all blocks of one machine, those of slabs and page tables among them.
+
+    The page allocator tells it (:mod:`kmem.mm.page_watch`).
 
     Parameters
     ----------
@@ -134,7 +135,7 @@ class PageOwner(Aid):
         self._records: dict[int, PageRecord] = {}
         self._freed_ns: dict[int, int] = {}
 
-    def page_alloc(self, pfn: int, order: int, gfp: int) -> None:
+    def allocated(self, pfn: int, order: int, gfp: int) -> None:
         """Put a block on record.
 
         Source: mm/page_owner.c:__set_page_owner @6.1.192
@@ -143,7 +144,7 @@ class PageOwner(Aid):
         freed = self._freed_ns.get(pfn, 0)
         self._records[pfn] = PageRecord(pfn, order, gfp, task.pid, task.pid, task.comm, now, freed, stack_sites())
 
-    def page_free(self, pfn: int, order: int) -> None:
+    def freed(self, pfn: int, order: int) -> None:
         """Take a block, or a part of one that was split, off record.
 
         Source: mm/page_owner.c:__reset_page_owner @6.1.192

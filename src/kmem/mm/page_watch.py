@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Who hears of every block of pages, the allocators' own ones included.
+
+What kernel code asks for reaches the debugging aids as calls
+(:mod:`kmem.mm.aids`).  Fault injection and page_owner sit deeper in the
+kernel: inside the page allocator, where pages of slabs, of page tables and of
+``vmalloc()`` pass as well.  The allocator has one place for them,
+``PageAllocator.watch``, which is None as long as neither is on.
+
+Source: mm/page_alloc.c:prepare_alloc_pages, post_alloc_hook, free_pages_prepare @6.1.192
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+__all__ = ["PageFaults", "PageRecorder", "PageWatch"]
+
+
+class PageFaults(Protocol):
+    """One who may refuse a request."""
+
+    def should_fail_page(self, gfp: int, order: int) -> bool:
+        """Whether a request is to fail."""
+
+
+class PageRecorder(Protocol):
+    """One who takes note."""
+
+    def allocated(self, pfn: int, order: int, gfp: int) -> None:
+        """Take note of a block that was handed out."""
+
+    def freed(self, pfn: int, order: int) -> None:
+        """Take note of a block that is given back."""
+
+
+class PageWatch:
+    """Fault injection and page_owner of one page allocator.
+
+    Attributes
+    ----------
+    faults : PageFaults or None
+    owner : PageRecorder or None
+    """
+
+    def __init__(self) -> None:
+        self.faults: PageFaults | None = None
+        self.owner: PageRecorder | None = None
+
+    def should_fail(self, gfp: int, order: int) -> bool:
+        """Tell the allocator whether a request is to fail.
+
+        Source: mm/page_alloc.c:should_fail_alloc_page @6.1.192
+        """
+        return self.faults is not None and self.faults.should_fail_page(gfp, order)
+
+    def allocated(self, pfn: int, order: int, gfp: int) -> None:
+        """Hear of a block that was handed out.
+
+        Source: mm/page_alloc.c:post_alloc_hook @6.1.192
+        """
+        if self.owner is not None:
+            self.owner.allocated(pfn, order, gfp)
+
+    def freed(self, pfn: int, order: int) -> None:
+        """Hear of a block that is given back.
+
+        Source: mm/page_alloc.c:free_pages_prepare @6.1.192
+        """
+        if self.owner is not None:
+            self.owner.freed(pfn, order)
