@@ -30,9 +30,14 @@ COMPILED = [
     "kmem.mm.slab_api",
     "kmem.mm.gfp_api",
     "kmem.trace.scan_strings",
+    "kmem.trace.scan_columns",
+    "kmem.trace.scan_symbols",
     "kmem.trace.scan_text",
     "kmem.trace.scan_ftrace",
     "kmem.trace.scan_perf",
+    "kmem.trace.scan_binary",
+    "kmem.trace.scan_ring",
+    "kmem.trace.scan_records",
     "kmem.replay.engine",
 ]
 

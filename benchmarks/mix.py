@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kmem.trace import Event
-from kmem.trace.scan_text import COLUMNS
+from kmem.trace.scan_columns import COLUMNS
 
 __all__ = ["KMALLOC_SIZES", "NAMED_CACHES", "Mix", "generate"]
 

@@ -415,8 +415,8 @@ def test_a_damaged_packed_trace_gives_what_is_readable(tmp_path: Path) -> None:
         (gzip.compress(b"", mtime=0), "empty"),
         (b"\x1f\x8b\x08\x00garbage", "nothing readable"),
         (bytes(range(256)) * 100, "binary"),
-        (b"\x17\x08\x44tracing6\0\0\0", "trace-cmd report"),
-        (b"PERFILE2\0\0\0", "perf script"),
+        (b"\x17\x08\x44tracing6\0\0\0", "byte 14: size of a page"),
+        (b"PERFILE2\0\0\0", "byte 8: size of the header"),
         (b"BZh91AY", "bunzip2"),
         (b"hello\nworld\n", "no line of an ftrace"),
         (b"# tracer: nop\n#\n", "no events"),
@@ -440,7 +440,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_event_codes_are_the_scanners_own() -> None:
-    pxd = (Path(__file__).parents[2] / "src/kmem/trace/scan_text.pxd").read_text()
+    pxd = (Path(__file__).parents[2] / "src/kmem/trace/scan_columns.pxd").read_text()
     codes = {name: int(code) for name, code in re.findall(r"EV_(\w+) = (\d+)", pxd) if name != "UNKNOWN"}
     assert codes == {event.name: event.value for event in Event}
     flags = {name: int(bit) for name, bit in re.findall(r"EF_(\w+) = (\d+)", pxd)}

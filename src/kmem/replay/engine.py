@@ -32,7 +32,7 @@ import numpy as np
 from cython.cimports.kmem.mm.page import MAX_ORDER, PGF_HEAD
 from cython.cimports.kmem.mm.page_alloc import PageAllocator
 from cython.cimports.kmem.mm.slub import Slub
-from cython.cimports.kmem.trace.scan_text import (
+from cython.cimports.kmem.trace.scan_columns import (
     EF_FAILED,
     EF_NO_POINTER,
     EV_KFREE,

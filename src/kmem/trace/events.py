@@ -51,7 +51,7 @@ __all__ = ["EVENT_NAMES", "EVENT_SCHEMA", "Event", "EventBatch", "EventFlag", "S
 
 
 class Event(enum.IntEnum):
-    """Codes of the column ``event``; the scanners' own (``EV_*`` in ``scan_text.pxd``)."""
+    """Codes of the column ``event``; the scanners' own (``EV_*`` in ``scan_columns.pxd``)."""
 
     KMALLOC = 1
     KMALLOC_NODE = 2
@@ -84,11 +84,11 @@ class EventFlag(enum.IntFlag):
     FRAGMENTING = 32
     """mm_page_alloc_extfrag: the block is smaller than a page block."""
     IRQS_OFF = 256
-    """ftrace text only: interrupts were off."""
+    """ftrace's own text only: interrupts were off."""
     HARDIRQ = 512
-    """ftrace text only: in a hard interrupt."""
+    """ftrace's own text only: in a hard interrupt."""
     SOFTIRQ = 1024
-    """ftrace text only: in a soft interrupt."""
+    """ftrace's own text only: in a soft interrupt."""
 
 
 #: Name of each event code, as the tracepoint is called.
@@ -170,6 +170,8 @@ class EventBatch:
         -1 where the event has none.
     strings : Strings
         Shared by all batches of a trace.
+    stack : ndarray of uint32, or None
+        Codes of call chains, if the reader was asked for them; 0 for none.
 
     Notes
     -----
@@ -195,6 +197,7 @@ class EventBatch:
     migratetype: npt.NDArray[np.int8]
     fallback_migratetype: npt.NDArray[np.int8]
     strings: Strings
+    stack: npt.NDArray[np.uint32] | None = None
 
     def __len__(self) -> int:
         return len(self.event)

@@ -21,17 +21,19 @@ import pyarrow as pa
 from kmem.errors import InputError, UsageError
 from kmem.profile import REFERENCE, Profile, parse_gfp
 from kmem.trace.events import EVENT_SCHEMA, Dictionaries, EventBatch, Strings
+from kmem.trace.scan_columns import EventColumns
 from kmem.trace.scan_ftrace import FtraceScanner
 from kmem.trace.scan_perf import PerfScanner
-from kmem.trace.source import CHUNK_BYTES, ByteSource
+from kmem.trace.source import BINARY_MAGIC, CHUNK_BYTES, ByteSource
 
 __all__ = ["BATCH_EVENTS", "TraceReader", "TraceStats", "open_trace", "read_table"]
 
 BATCH_EVENTS = 65536
 _DETECT_BYTES = 1 << 20
+_MAGIC_BYTES = 10
 _VOTES = 50  # lines that settle the format
 _SCANNERS: dict[str, type[FtraceScanner] | type[PerfScanner]] = {"ftrace": FtraceScanner, "perf script": PerfScanner}
-_RECORD = "record with `trace-cmd record -e kmem`, `perf record -e 'kmem:*' -a` or tracefs, and give the text"
+_RECORD = "record with `trace-cmd record -e kmem`, `perf record -e 'kmem:*' -a` or tracefs"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,7 +43,8 @@ class TraceStats:
     Attributes
     ----------
     lines, bytes : int
-        Lines and bytes of uncompressed text.
+        Lines and bytes of uncompressed text, records and bytes of a binary
+        recording.
     events : int
         Rows of the event table, without the marks of lost events.
     skipped_events : dict of str to int
@@ -53,9 +56,9 @@ class TraceStats:
         Events that were overwritten before the first one here, by ftrace's
         own header.
     damaged_lines, damaged_bytes : int
-        Lines that cannot be right and were skipped.
+        Lines or records that cannot be right and were skipped.
     first_damage : str
-        ``FILE:LINE byte N`` of the first of them, empty if there is none.
+        ``FILE:LINE byte N`` (``FILE byte N``) of the first of them, empty if there is none.
     unknown_gfp : tuple of str
         GFP names that the reference kernel does not have; their bits are left
         out.
@@ -87,47 +90,42 @@ class TraceReader:
     path : str
         Name of the file.
     format : str
-        ``ftrace`` (also ``trace-cmd report``) or ``perf script``.
+        ``ftrace`` (also ``trace-cmd report``), ``perf script``, ``trace.dat``
+        or ``perf.data``.
     strings : Strings
         Strings behind the codes, shared by all batches.
     pointer_digits : int
         16 or 8 if the kernel itself printed the pointers (``%p``): 64 or 32
-        bits, possibly hashed.  0 if a tool printed raw pointers.
+        bits, possibly hashed; of a binary recording, the width of its pointers.
+        0 if a tool printed raw pointers.
 
     Notes
     -----
     Memory does not grow with the length of the trace.
     """
 
-    def __init__(self, source: ByteSource, profile: Profile, batch_events: int) -> None:
+    format: str
+
+    def __init__(self, source: ByteSource, chunks: Iterator[bytes], profile: Profile, batch_events: int) -> None:
         self._source = source
+        head = _head_of(chunks, _DETECT_BYTES)
+        self.format = _detect(head, source.name, source.note)
+        self._chunks = itertools.chain(head, chunks)
+        self._set_up(source.name, profile, _SCANNERS[self.format](batch_events))
+
+    _source: ByteSource | None = None
+
+    def _set_up(self, path: str, profile: Profile, scanner: EventColumns) -> None:
+        self.path = path
         self._profile = profile
-        self._chunks = source.chunks()
-        self.path = source.name
-        head = self._read_head()
-        self.format = _detect(head, self.path, source.note)
-        self._chunks = itertools.chain(head, self._chunks)
-        self._scanner = _SCANNERS[self.format](batch_events)
+        self._scanner: Any = scanner
         self.strings = Strings(
-            comms=self._scanner.comms,
-            caches=self._scanner.caches,
-            call_sites=self._scanner.call_sites,
-            gfps=self._scanner.gfps,
+            comms=scanner.comms, caches=scanner.caches, call_sites=scanner.call_sites, gfps=scanner.gfps
         )
         self._gfp_bits: list[int] = []
         self._gfp_masks: npt.NDArray[np.uint32] = np.zeros(0, np.uint32)
         self._unknown_gfp: dict[str, None] = {}
         self._odd_gfp: dict[int, dict[str, None]] = {}  # by code, until an event has it
-
-    def _read_head(self) -> list[bytes]:
-        head: list[bytes] = []
-        size = 0
-        for chunk in self._chunks:
-            head.append(chunk)
-            size += len(chunk)
-            if size >= _DETECT_BYTES:
-                break
-        return head
 
     def __enter__(self) -> TraceReader:
         return self
@@ -139,7 +137,8 @@ class TraceReader:
 
     def close(self) -> None:
         """Close the file."""
-        self._source.close()
+        if self._source is not None:
+            self._source.close()
 
     def __iter__(self) -> Iterator[EventBatch]:
         scanner = self._scanner
@@ -150,7 +149,8 @@ class TraceReader:
                 if scanner.count < scanner.capacity:
                     break
                 yield self._batch()
-        scanner.finish(bool(self._source.note) and "trailing" not in self._source.note)
+        note = self._source.note if self._source is not None else ""
+        scanner.finish(bool(note) and "trailing" not in note)
         if scanner.count:
             yield self._batch()
         if not scanner.nr_events:
@@ -193,6 +193,7 @@ class TraceReader:
     @property
     def progress(self) -> tuple[int, int | None]:
         """Bytes of the file read so far, and of how many (None: not known)."""
+        assert self._source is not None
         return self._source.consumed_bytes, self._source.size_bytes
 
     @property
@@ -220,7 +221,7 @@ class TraceReader:
         scanner = self._scanner
         first = ""
         if scanner.damaged_lines:
-            first = f"{self.path}:{scanner.first_damaged_line} byte {scanner.first_damaged_byte}"
+            first = self._first_damage()
         return TraceStats(
             lines=int(scanner.nr_lines),
             bytes=int(scanner.nr_bytes),
@@ -236,6 +237,9 @@ class TraceReader:
             notes=tuple(self._notes()),
         )
 
+    def _first_damage(self) -> str:
+        return f"{self.path}:{self._scanner.first_damaged_line} byte {self._scanner.first_damaged_byte}"
+
     def _overwritten(self) -> int:
         for line in self.comments:
             found = re.search(r"entries-in-buffer/entries-written: (\d{1,18})/(\d{1,18})", line)
@@ -244,7 +248,7 @@ class TraceReader:
         return 0
 
     def _notes(self) -> Iterator[str]:
-        if self._source.note:
+        if self._source is not None and self._source.note:
             yield f"{self.path}: {self._source.note}"
         if self._unknown_gfp:
             names = ", ".join(sorted(self._unknown_gfp)[:4])
@@ -258,8 +262,10 @@ def open_trace(
     batch_events: int = BATCH_EVENTS,
     chunk_bytes: int = CHUNK_BYTES,
     name: str = "",
+    kallsyms: str | os.PathLike[str] | None = None,
+    stacks: bool = False,
 ) -> TraceReader:
-    """Open a trace text: ftrace, ``trace-cmd report`` or ``perf script``.
+    """Open a trace: text of ftrace, ``trace-cmd report`` or ``perf script``, trace.dat or perf.data.
 
     Parameters
     ----------
@@ -269,11 +275,16 @@ def open_trace(
     profile : Profile
         Kernel by whose names GFP texts are read.
     batch_events : int
-        Events per batch, at least 1.
+        Events per batch, at least 1 (2 for binary recordings).
     chunk_bytes : int
         Bytes read at a time.  The result does not depend on it.
     name : str, optional
         What messages call the file, if not by its path.
+    kallsyms : str or os.PathLike, optional
+        Copy of the recorded machine's ``/proc/kallsyms``, for the call sites
+        of a binary recording that has no symbols itself.
+    stacks : bool
+        Whether the reader of a perf.data also gives the column ``stack``.
 
     Returns
     -------
@@ -283,16 +294,64 @@ def open_trace(
     Raises
     ------
     InputError
-        The file cannot be opened, is empty, binary or of another format.
+        The file cannot be opened, is empty, damaged or of another format.
     """
     if batch_events < 1 or chunk_bytes < 1:
         raise UsageError("batch_events and chunk_bytes are at least 1")
     source = ByteSource(path, chunk_bytes, name)
     try:
-        return TraceReader(source, profile, batch_events)
+        chunks = source.chunks()
+        head = _head_of(chunks, _MAGIC_BYTES)
+        chunks = itertools.chain(head, chunks)
+        if b"".join(head).startswith(BINARY_MAGIC):
+            return _open_binary(source, chunks, profile, batch_events, kallsyms, stacks)
+        return TraceReader(source, chunks, profile, batch_events)
     except BaseException:
         source.close()
         raise
+
+
+def _open_binary(
+    source: ByteSource,
+    chunks: Iterator[bytes],
+    profile: Profile,
+    batch_events: int,
+    kallsyms: str | os.PathLike[str] | None,
+    stacks: bool,
+) -> TraceReader:
+    """Open a binary recording: mapped if it is an ordinary file, else through a temporary copy."""
+    from kmem.trace.binary_reader import binary_reader
+    from kmem.trace.mapped_file import MappedFile
+    from kmem.trace.symbols import read_kallsyms
+
+    symbols = read_kallsyms(kallsyms) if kallsyms is not None else None
+    file = source.mapped()
+    mapped = (
+        MappedFile(file, source.name)
+        if file is not None
+        else MappedFile.spooled(chunks, source.name, source.size_bytes if source.compression else None)
+    )
+    source.close()
+    try:
+        return binary_reader(
+            mapped, profile, batch_events=batch_events, symbols=symbols, note=source.note, stacks=stacks
+        )
+    except BaseException:
+        mapped.close()
+        raise
+
+
+def _head_of(chunks: Iterator[bytes], size: int) -> list[bytes]:
+    """Take chunks until there are `size` bytes."""
+    head: list[bytes] = []
+    have = 0
+    while have < size:
+        chunk = next(chunks, None)
+        if chunk is None:
+            break
+        head.append(chunk)
+        have += len(chunk)
+    return head
 
 
 def read_table(path: str | os.PathLike[str], **options: Any) -> pa.Table:

@@ -7,12 +7,8 @@ brackets, so the CPU is the first bracketed number that a time stamp follows.
 """
 
 import cython
+from cython.cimports.kmem.trace.scan_columns import EF_HARDIRQ, EF_IRQS_OFF, EF_SOFTIRQ, MAX_CPU, MAX_PID
 from cython.cimports.kmem.trace.scan_text import (
-    EF_HARDIRQ,
-    EF_IRQS_OFF,
-    EF_SOFTIRQ,
-    MAX_CPU,
-    MAX_PID,
     LineHeader,
     Text,
     TextScanner,

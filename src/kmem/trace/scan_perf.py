@@ -7,9 +7,8 @@ and are passed over.
 """
 
 import cython
+from cython.cimports.kmem.trace.scan_columns import MAX_CPU, MAX_PID
 from cython.cimports.kmem.trace.scan_text import (
-    MAX_CPU,
-    MAX_PID,
     LineHeader,
     Text,
     TextScanner,

@@ -18,29 +18,37 @@ counted in ``damaged_lines`` and ``damaged_bytes`` and skipped.
 
 import cython
 import numpy as np
-from cython.cimports.kmem.trace.scan_strings import NOT_A_STRING, StringTable
+from cython.cimports.kmem.trace.scan_columns import (
+    EF_ACCOUNTED,
+    EF_CHANGE_OWNERSHIP,
+    EF_FAILED,
+    EF_FRAGMENTING,
+    EF_NO_POINTER,
+    EF_PERCPU_REFILL,
+    EV_KFREE,
+    EV_KMALLOC,
+    EV_KMALLOC_NODE,
+    EV_KMEM_CACHE_ALLOC,
+    EV_KMEM_CACHE_ALLOC_NODE,
+    EV_KMEM_CACHE_FREE,
+    EV_MM_PAGE_ALLOC,
+    EV_MM_PAGE_ALLOC_EXTFRAG,
+    EV_MM_PAGE_ALLOC_ZONE_LOCKED,
+    EV_MM_PAGE_FREE,
+    EV_MM_PAGE_FREE_BATCHED,
+    EV_MM_PAGE_PCPU_DRAIN,
+    EV_UNKNOWN,
+    MAX_BYTES,
+    MAX_EVENT_ORDER,
+    MAX_MIGRATETYPE,
+    MAX_NODE,
+    MAX_PFN,
+    MAX_TIME_S,
+    EventColumns,
+)
+from cython.cimports.kmem.trace.scan_strings import NOT_A_STRING
 from cython.cimports.libc.stdint import int8_t, int64_t, uint8_t, uint32_t, uint64_t
 from cython.cimports.libc.string import memchr, memcmp, memcpy, strlen
-
-COLUMNS = {
-    "time_ns": "i8",
-    "target": "u8",
-    "bytes_req": "u8",
-    "bytes_alloc": "u8",
-    "pid": "i4",
-    "comm": "u4",
-    "cache": "u4",
-    "call_site": "u4",
-    "gfp": "u4",
-    "cpu": "u2",
-    "flags": "u2",
-    "node": "i2",
-    "event": "u1",
-    "order": "u1",
-    "fallback_order": "u1",
-    "migratetype": "i1",
-    "fallback_migratetype": "i1",
-}
 
 
 @cython.cfunc
@@ -213,7 +221,7 @@ def is_event_name(p: Text, size: cython.size_t) -> cython.bint:
 
 
 @cython.cclass
-class TextScanner:
+class TextScanner(EventColumns):
     """Base of the text scanners; see :mod:`kmem.trace.reader` for their use.
 
     Parameters
@@ -223,24 +231,8 @@ class TextScanner:
 
     Attributes
     ----------
-    columns : dict of str to numpy.ndarray
-        The batch being filled; the first `count` rows are valid.  The string
-        columns hold codes into `comms`, `caches`, `call_sites` and `gfps`
-        (``gfp`` holds the code of the GFP text: its bits depend on the
-        kernel's version, which is not the scanner's business).
-    nr_lines, nr_bytes, nr_events : int
-        Read so far; `nr_events` counts the rows of all batches but for the
-        lost-event marks.
-    nr_unknown : int
-        Lines of events that the table has no place for; see
-        :meth:`unknown_events`.
-    lost_events, lost_markers : int
-        Events that the kernel or perf said it dropped, and the marks that
-        said so (a mark may not say how many).
-    damaged_lines, damaged_bytes, first_damaged_line, first_damaged_byte : int
-        What was skipped, and where it began (line from 1; 0 if none).
-    pointer_digits : int
-        Most digits of a pointer printed by ``%p`` (8 or 16), 0 if none was.
+    comments : list of str
+        First lines that begin with ``#``.
 
     Notes
     -----
@@ -249,39 +241,8 @@ class TextScanner:
     """
 
     def __cinit__(self, capacity: cython.Py_ssize_t = 65536):
-        self.capacity = max(capacity, 1)
-        self.comms = StringTable(text=True)
-        self.caches = StringTable(text=True)
-        self.call_sites = StringTable()
-        self.gfps = StringTable()
-        self.unknown_names = StringTable(limit=MOST_UNKNOWN)
-        self.unknown_counts = np.zeros(MOST_UNKNOWN + 1, np.uint64)
         self.carry = np.zeros(LONGEST_LINE, np.uint8)
         self.comments = []
-        self.new_batch()
-
-    def new_batch(self) -> None:
-        """Begin a batch in fresh arrays; those of the batch before stay as they are."""
-        columns = {name: np.empty(self.capacity, dtype) for name, dtype in COLUMNS.items()}
-        self.columns = columns
-        self.count = 0
-        self.time_ns = columns["time_ns"]
-        self.target = columns["target"]
-        self.bytes_req = columns["bytes_req"]
-        self.bytes_alloc = columns["bytes_alloc"]
-        self.pid = columns["pid"]
-        self.comm = columns["comm"]
-        self.cache = columns["cache"]
-        self.call_site = columns["call_site"]
-        self.gfp = columns["gfp"]
-        self.cpu = columns["cpu"]
-        self.flags = columns["flags"]
-        self.node = columns["node"]
-        self.event = columns["event"]
-        self.order = columns["order"]
-        self.fallback_order = columns["fallback_order"]
-        self.migratetype = columns["migratetype"]
-        self.fallback_migratetype = columns["fallback_migratetype"]
 
     def feed(self, data: cython.const[cython.uchar][::1], start: cython.Py_ssize_t = 0) -> int:
         """Scan `data` from byte `start` until it ends or the batch is full.
@@ -363,11 +324,6 @@ class TextScanner:
             self.nr_bytes += size + 1
         self.carry_size = 0
         return 0
-
-    def unknown_events(self) -> dict[str, int]:
-        """Return how many lines there were of each event that is not in the table."""
-        counts = np.asarray(self.unknown_counts)
-        return {name: int(counts[code]) for code, name in enumerate(self.unknown_names.strings()) if counts[code]}
 
     def try_line(self, line: bytes) -> bool:
         """Return whether `line` begins as a line of this format does, for detecting it."""
@@ -645,44 +601,6 @@ class TextScanner:
         self.nr_events += 1
         self.last_time_ns = head.time_ns
         return 1
-
-    @cython.cfunc
-    @cython.exceptval(-1, check=False)
-    def store_lost(self, events: uint64_t, cpu: cython.int) -> cython.int:
-        """A row for the mark itself, at the time of the event before it."""
-        i: cython.Py_ssize_t = self.count
-        self.lost_markers += 1
-        if events < MAX_BYTES and self.lost_events < MAX_BYTES:
-            self.lost_events += events
-        for name, column in self.columns.items():
-            column[i] = -1 if name in ("node", "migratetype", "fallback_migratetype") else 0
-        self.time_ns[i] = self.last_time_ns
-        self.bytes_req[i] = events
-        self.cpu[i] = cpu
-        self.event[i] = EV_LOST
-        self.count = i + 1
-        return 0
-
-    @cython.cfunc
-    @cython.exceptval(-1, check=False)
-    def count_unknown(self, name: Text, size: cython.size_t) -> cython.int:
-        """Count an event that the table has no place for, by name."""
-        code: uint32_t = self.unknown_names.intern(name, size)
-        self.nr_unknown += 1
-        if code < MOST_UNKNOWN:
-            self.unknown_counts[code] += 1
-        return 0
-
-    @cython.cfunc
-    @cython.exceptval(-1, check=False)
-    def damaged(self, size: uint64_t) -> cython.int:
-        """Count a line that cannot be right."""
-        if self.damaged_lines == 0:
-            self.first_damaged_line = self.nr_lines
-            self.first_damaged_byte = self.nr_bytes
-        self.damaged_lines += 1
-        self.damaged_bytes += size
-        return 0
 
 
 @cython.cfunc

@@ -18,7 +18,7 @@ import zstandard
 
 from kmem.errors import InputError
 
-__all__ = ["CHUNK_BYTES", "ByteSource"]
+__all__ = ["BINARY_MAGIC", "CHUNK_BYTES", "ByteSource"]
 
 CHUNK_BYTES = 1 << 20
 # A few bytes of zstd can stand for a block of 128 KiB: small steps bound what one step returns.
@@ -28,14 +28,12 @@ _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ\x00": "xz
 _OTHER_MAGIC = {
     b"BZh": ("a bzip2 file", "decompress it with bunzip2 first"),
     b"PK\x03\x04": ("a zip archive", "unpack it first"),
-    b"\x17\x08\x44tracing": (
-        "a binary trace.dat",
-        "turn it into text with `trace-cmd report FILE > trace.txt`",
-    ),
-    b"PERFILE2": ("a binary perf.data", "turn it into text with `perf script -i FILE > trace.txt`"),
     b"\x7fELF": ("an ELF file", "give a trace as text"),
 }
 
+
+#: How binary recordings begin, which are mapped and not read as a stream.
+BINARY_MAGIC = (b"\x17\x08\x44tracing", b"PERFILE2", b"2ELIFREP")
 
 _NEW: dict[str, Callable[[], Any]] = {
     "gzip": lambda: zlib.decompressobj(wbits=31),
@@ -118,6 +116,12 @@ class ByteSource:
         """Close the file (standard input stays open)."""
         if self._file is not sys.stdin.buffer:
             self._file.close()
+
+    def mapped(self) -> IO[bytes] | None:
+        """Return the file opened anew if its bytes can be mapped as they are, None if they have to be copied."""
+        if self.compression or not self.size_bytes or self._file is sys.stdin.buffer:
+            return None
+        return os.fdopen(os.dup(self._file.fileno()), "rb")
 
     def _raw(self) -> Iterator[bytes]:
         data = self._head
