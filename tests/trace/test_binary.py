@@ -17,7 +17,7 @@ from kmem.trace import open_trace, read_table
 from kmem.trace.reader import TraceStats
 
 DATA = Path(__file__).parent.parent / "data" / "traces"
-KALLSYMS = DATA / "amd64.kallsyms.txt.gz"
+KALLSYMS = DATA.parent / "kallsyms" / "amd64.txt.gz"
 
 # recording, its text, what the tool that wrote the text did with nanoseconds
 TWINS = [
