@@ -848,6 +848,47 @@ class PageAllocator(Watermarks):
             return name, "no-block-of-order"
         return name, "below-watermark"
 
+    def zone_verdict(self, zone, gfp, order, node=-1):
+        """How one zone compares with a request on its last attempt before reclaim, in the state of now.
+
+        Returns
+        -------
+        dict
+            ``verdict``: ``ok``, ``below-watermark``, ``no-block-of-order`` or
+            ``not-eligible``; and in pages: ``free``, ``unusable`` (free, but not
+            for this request), ``mark`` (the watermark that it has to respect)
+            and ``reserve`` (``lowmem_reserve``). The zone is refused for its
+            number of pages if ``free - unusable <= mark + reserve``.
+        """
+        ac: AllocContext
+        z: cython.pointer(Zone) = cython.address(self.zones[zone])
+        alloc_flags: cython.uint
+        mark: cython.long
+        self.prepare(cython.address(ac), node, gfp)
+        free: cython.long = max(z.free_pages, 0)
+        alloc_flags = self.gfp_to_alloc_flags(gfp, order, ac.migratetype)
+        mark = z.watermark[WMARK_MIN] + z.watermark_boost
+        if self.pfmemalloc_flags(gfp):
+            mark = 0
+        elif not order and gfp & GFP_ATOMIC_BIT:
+            mark = z.watermark[WMARK_MIN]
+        answer = {
+            "free": free,
+            "unusable": self.unusable_free(z, order, alloc_flags),
+            "mark": self.reduced_mark(mark, alloc_flags),
+            "reserve": z.lowmem_reserve[ac.highest_zoneidx],
+        }
+        row = [int(entry) for entry in self.zonelists_array[ac.row]]
+        if zone not in row or z.index > ac.highest_zoneidx:
+            verdict = "not-eligible"
+        elif free - answer["unusable"] <= answer["mark"] + answer["reserve"]:
+            verdict = "below-watermark"
+        elif self.watermark_ok(z, order, mark, ac.highest_zoneidx, alloc_flags, free):
+            verdict = "ok"
+        else:
+            verdict = "no-block-of-order"
+        return {"verdict": verdict, **answer}
+
     def page_info(self, pfn):
         """What frame `pfn` is, as a dict with the fields of its record."""
         if not 0 <= pfn < self.memmap.nr_frames:

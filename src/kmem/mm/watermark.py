@@ -42,20 +42,24 @@ class Watermarks(PcpLists):
         PcpLists.__init__(self, memmap)
         self.cma = cma
 
-    def watermark_ok(self, z, order, mark, highest_zoneidx, alloc_flags, free_pages):
-        """Whether `free_pages` leave the watermark intact and a block of `order` exists.
+    def unusable_free(self, z, order, alloc_flags):
+        """Free pages that do not count for a request of `order`.
 
-        Source: mm/page_alloc.c:__zone_watermark_ok, __zone_watermark_unusable_free @6.1.192
+        Source: mm/page_alloc.c:__zone_watermark_unusable_free @6.1.192
+        """
+        unusable: cython.long = (cython.cast(cython.long, 1) << order) - 1
+        if not alloc_flags & ALLOC_RESERVES:
+            unusable += z.nr_reserved_highatomic
+        if self.cma and not alloc_flags & ALLOC_CMA:
+            unusable += max(z.free_cma_pages, 0)
+        return unusable
+
+    def reduced_mark(self, mark, alloc_flags):
+        """What is left of a watermark for a request that may go below it.
+
+        Source: mm/page_alloc.c:__zone_watermark_ok @6.1.192
         """
         minimum: cython.long = mark
-        o: cython.uint
-        mt: cython.uint
-        head: cython.uint
-        free_pages -= (cython.cast(cython.long, 1) << order) - 1
-        if not alloc_flags & ALLOC_RESERVES:
-            free_pages -= z.nr_reserved_highatomic
-        if self.cma and not alloc_flags & ALLOC_CMA:
-            free_pages -= max(z.free_cma_pages, 0)
         if alloc_flags & ALLOC_RESERVES:
             if alloc_flags & ALLOC_MIN_RESERVE:
                 minimum -= minimum // 2
@@ -63,7 +67,18 @@ class Watermarks(PcpLists):
                     minimum -= minimum // 4
             if alloc_flags & ALLOC_OOM:
                 minimum -= minimum // 2
-        if free_pages <= minimum + z.lowmem_reserve[highest_zoneidx]:
+        return minimum
+
+    def watermark_ok(self, z, order, mark, highest_zoneidx, alloc_flags, free_pages):
+        """Whether `free_pages` leave the watermark intact and a block of `order` exists.
+
+        Source: mm/page_alloc.c:__zone_watermark_ok, __zone_watermark_unusable_free @6.1.192
+        """
+        o: cython.uint
+        mt: cython.uint
+        head: cython.uint
+        free_pages -= self.unusable_free(z, order, alloc_flags)
+        if free_pages <= self.reduced_mark(mark, alloc_flags) + z.lowmem_reserve[highest_zoneidx]:
             return False
         if not order:
             return True
