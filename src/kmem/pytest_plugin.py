@@ -28,7 +28,7 @@ __all__ = ["kmem_faults", "kmem_machine", "kmem_no_leaks"]
 
 #: First lines of what a kernel reports.
 _REPORT: Final = re.compile(
-    r"BUG[ :]|kernel BUG at |WARNING: |Oops: |Kernel panic - |INFO: task |list_(add|del) corruption"
+    r"BUG[ :]|kernel BUG at |WARNING: |Oops: |Kernel panic - |INFO: task |list_(add|del) corruption|note: .* exited "
 )
 _MACHINE_ARGUMENTS: Final = ("ram", "cpus", "nodes", "cmdline", "knobs", "seed", "reports")
 _LEAKS_SHOWN: Final = 20
@@ -49,7 +49,7 @@ class _Run:
 _run_key = pytest.StashKey[_Run]()
 _machine_key = pytest.StashKey["Machine"]()
 _mark_key = pytest.StashKey[int]()
-_leaked_key = pytest.StashKey[bool]()
+_failed_key = pytest.StashKey[bool]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -93,11 +93,13 @@ def _settings(item: pytest.Item) -> dict[str, Any]:
             settings.setdefault(name, value)
     unknown = set(settings) - {"machine", "allow_reports", *_MACHINE_ARGUMENTS}
     if unknown:
-        raise pytest.UsageError(f"the marker kmem does not know {', '.join(sorted(unknown))}")
+        known = ", ".join(("machine", *_MACHINE_ARGUMENTS, "allow_reports"))
+        pytest.fail(f"the marker kmem does not know {', '.join(sorted(unknown))}; it knows {known}", pytrace=False)
     return settings
 
 
 def _boot(item: pytest.Item) -> Machine:
+    from kmem.errors import KmemError
     from kmem.machine.machine import Machine
     from kmem.mm.x86 import ARCHITECTURES
 
@@ -108,18 +110,28 @@ def _boot(item: pytest.Item) -> Machine:
     settings.setdefault("reports", item.config.getoption("--kmem-reports"))
     if machine in ARCHITECTURES:
         settings.setdefault("ram", "256M")
-    return Machine.boot(machine, **settings)
+    try:
+        return Machine.boot(machine, **settings)
+    except KmemError as error:
+        pytest.fail(f"the machine does not boot: {error}", pytrace=False)
 
 
 @pytest.fixture
 def kmem_machine(request: pytest.FixtureRequest) -> Generator[Machine]:
     """Boot a machine and run the test in it; any report of its kernel fails the test."""
     item = request.node
-    with _boot(item) as machine:
-        item.stash[_machine_key] = machine
+    machine = _boot(item)
+    machine.__enter__()
+    item.stash[_machine_key] = machine
+    try:
         yield machine
+        if not item.stash.get(_failed_key, False):
+            machine.validate()
+    finally:
         del item.stash[_machine_key]
-        machine.validate()
+        # What a failed test leaves open (tasks, locks) is no news.
+        error = pytest.fail.Exception("the test has failed") if item.stash.get(_failed_key, False) else None
+        machine.__exit__(None if error is None else type(error), error, None)
 
 
 @pytest.fixture
@@ -130,7 +142,7 @@ def kmem_no_leaks(request: pytest.FixtureRequest, kmem_machine: Machine) -> Gene
     start = leaks.mark()
     item.stash[_mark_key] = start
     yield
-    if not item.stash.get(_leaked_key, False):
+    if not item.stash.get(_failed_key, False):
         _check_leaks(kmem_machine, start, "left behind by the test's fixtures")
 
 
@@ -182,17 +194,18 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     if run is not None:
         machine.failslab.verbose = machine.fail_page_alloc.verbose = 0
         machine.faults.countdown = run.nth
-    item.stash[_leaked_key] = True  # unless all goes well: one failure is enough
+    item.stash[_failed_key] = True  # until all has gone well
     try:
         result = yield
     finally:
         if run is not None:
             run.failed_at = _failed_at(machine.faults)
             machine.faults.countdown = 0
+    machine.sched.finish()
     _check_reports(item, machine, seen)
     if mark is not None:
         _check_leaks(machine, mark, "not freed by the test")
-    item.stash[_leaked_key] = False
+    item.stash[_failed_key] = False
     return result
 
 

@@ -77,13 +77,14 @@ def test_files_of_every_cache_of_a_real_kernel(name):
             cache = directory
             if directory not in known:
                 cache = f"cache{place}"
-                m.kmem_cache_create(
+                m.kmem_cache_create_usercopy(
                     cache,
                     int(files["object_size"]),
                     int(files["align"]),
                     flags_of(directory, files),
-                    ctor=bool(files["ctor"]),
-                    usersize=int(files["usersize"]),
+                    0,
+                    int(files["usersize"]),
+                    (lambda address: None) if files["ctor"] else None,
                 )
             shown = {file: m.sys(f"kernel/slab/{cache}/{file}") for file in FIXED if file in files}
             assert shown == {file: f"{files[file]}\n" for file in FIXED if file in files}, directory
@@ -131,7 +132,7 @@ def files(m: Machine, cache: str, *names: str) -> list[str]:
 
 def test_slabs_and_objects_as_they_come_and_go(m):
     """Slabs of 16 objects of 256 bytes; 40 objects: two full slabs and one of the CPU's with 8 left."""
-    cache = m.kmem_cache_create("box", 256, usersize=8)
+    cache = m.kmem_cache_create_usercopy("box", 256, 0, 0, 0, 8).index
     slub = m.slub
     objects = [slub.kmem_cache_alloc(cache, GFP_KERNEL) for _ in range(40)]
     assert files(m, "box", "slabs", "total_objects", "objects", "cpu_slabs", "partial") == [
@@ -168,14 +169,18 @@ def test_views_agree_with_slabinfo(m):
 
 
 def test_shared_caches_and_their_links(m):
+
+    def make(address: int) -> None:
+        pass
+
     m.kmem_cache_create("first", 200)
     m.kmem_cache_create("second", 194)
-    m.kmem_cache_create("alone", 200, ctor=True)
+    m.kmem_cache_create("alone", 200, ctor=make)
     sysfs = SlabSysfs(m)
     assert sysfs.links() == {"first": ":0000200", "second": ":0000200"}
     assert set(sysfs.listdir()) >= {":0000200", "first", "second", "alone", "kmalloc-64"}
     assert files(m, "second", "aliases", "object_size") == ["1", "200"]
-    assert files(m, "alone", "aliases") == ["0"]
+    assert files(m, "alone", "aliases", "ctor") == ["0", "test_shared_caches_and_their_links.<locals>.make"]
 
 
 def test_debug_flags_show():
@@ -190,7 +195,7 @@ def test_debug_flags_show():
 
 
 def test_what_can_be_written(m):
-    cache = m.kmem_cache_create("box", 256, usersize=8)
+    cache = m.kmem_cache_create_usercopy("box", 256, 0, 0, 0, 8).index
     m.sys("kernel/slab/box/cpu_partial", "60\n")
     assert m.slub.caches_array[cache]["cpu_partial_slabs"] == -(-60 * 2 // 16)
     m.sys("kernel/slab/box/min_partial", "0")

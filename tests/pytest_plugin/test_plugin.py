@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from importlib.metadata import entry_points
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -28,7 +29,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(kmem.__file__).resolve().parents[1]))
 
     def run(source: str, *arguments: str) -> pytest.RunResult:
-        pytester.makepyfile(HEAD + source)
+        pytester.makepyfile(HEAD + dedent(source))
         return pytester.runpytest_subprocess("-p", "no:cacheprovider", *PLUGIN, *arguments)
 
     return run
@@ -116,33 +117,54 @@ def test_what_fixtures_hold_until_their_end_is_no_leak(run):
 
 def test_sleeping_in_atomic_context_fails_a_test(run):
     source = """
+        from kmem.linux.preempt import preempt_disable, preempt_enable
+
         def test_asleep(kmem_machine):
-            kmem_machine.kernel.preempt_count = 1
+            preempt_disable()
             p = kmalloc(64, GFP_KERNEL)
-            kmem_machine.kernel.preempt_count = 0
+            preempt_enable()
             kfree(p)
 
-        def test_swallowed(kmem_machine):
-            kmem_machine.kernel.preempt_count = 1
+        def swallow():
+            preempt_disable()
             try:
-                kmalloc(64, GFP_KERNEL)
+                kfree(kmalloc(64, GFP_KERNEL))
             except KernelReport:
                 pass
-            kmem_machine.kernel.preempt_count = 0
+            preempt_enable()
+
+        def test_swallowed(kmem_machine):
+            swallow()
 
         @pytest.mark.kmem(allow_reports=True)
         def test_expected(kmem_machine):
-            kmem_machine.kernel.preempt_count = 1
-            try:
-                kmalloc(64, GFP_KERNEL)
-            except KernelReport:
-                pass
-            kmem_machine.kernel.preempt_count = 0
+            swallow()
+
+        def test_left_open(kmem_machine):
+            preempt_disable()
         """
     for reports in ("raise", "log"):
         result = run(source, f"--kmem-reports={reports}")
-        result.assert_outcomes(passed=1, failed=2)
-        result.stdout.fnmatch_lines(["*BUG: sleeping function called from invalid context at *"])
+        result.assert_outcomes(passed=1, failed=3)
+        result.stdout.fnmatch_lines(
+            ["*BUG: sleeping function called from invalid context at *", "*init[[]1[]] exited with preempt_count 1*"]
+        )
+
+
+def test_a_task_that_fails_fails_the_test(run):
+    result = run(
+        """
+        from kmem.linux.delay import msleep
+
+        def test_task(kmem_machine):
+            def work():
+                raise RuntimeError("the task's own")
+            kmem_machine.spawn(work)
+            msleep(10)
+        """
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*the task's own*"])
 
 
 def test_faults_of_the_test(run):
@@ -231,11 +253,19 @@ def test_a_marker_without_its_fixture_and_unknown_arguments(run):
         @pytest.mark.kmem(memory="1G")
         def test_unknown(kmem_machine):
             pass
+
+        @pytest.mark.kmem(ram="1K")
+        def test_too_small(kmem_machine):
+            pass
         """
     )
-    result.assert_outcomes(failed=1, errors=1)
+    result.assert_outcomes(failed=1, errors=2)
     result.stdout.fnmatch_lines(
-        ["*kmem_fail_each needs the fixture kmem_machine*", "*the marker kmem does not know memory*"]
+        [
+            "the marker kmem does not know memory; it knows machine, ram, *",
+            "the machine does not boot: *",
+            "kmem_fail_each needs the fixture kmem_machine",
+        ]
     )
 
 
