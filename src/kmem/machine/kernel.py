@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from kmem.machine.address_space import init_on_alloc, make_init_mm, make_layout
+from kmem.machine.pressure import make_reclaim
 from kmem.machine.sched import Sched
 from kmem.mm.highmem import Highmem
 from kmem.mm.kernel import Kernel
@@ -63,6 +64,7 @@ def make_kernel(machine: Machine, reports: Literal["raise", "log"]) -> Kernel:
     kernel.highmem = Highmem(kernel)
     _make_vmalloc(kernel, machine)
     kernel.sched = Sched(kernel, machine.seed)
+    kernel.reclaim = make_reclaim(kernel)
     return kernel
 
 

@@ -79,7 +79,7 @@ def view_nodes(memmap: MemMap, slub: Slub | None = None) -> tuple[NodeView, ...]
     """Return nodes and zones of a machine, all zones of each node, populated or not."""
     numa = "Device" in memmap.zone_names
     per_node = len(memmap.zone_names)
-    slabs = _slab_pages(memmap, slub)
+    slabs = slab_pages(memmap, slub)
     names = [name for name in NODE_STATS if numa or name not in NUMA_NODE_STATS]
     nodes = []
     for node in range(memmap.nr_nodes):
@@ -170,7 +170,7 @@ def _online(memmap: MemMap, pfns: Any) -> Any:
     return online[pfns >> _SECTION_SHIFT]
 
 
-def _slab_pages(memmap: MemMap, slub: Slub | None) -> list[tuple[int, int]]:
+def slab_pages(memmap: MemMap, slub: Slub | None) -> list[tuple[int, int]]:
     """Pages of slabs of each node: in caches that can be reclaimed, and in others (large kmallocs among them)."""
     counts = np.zeros((memmap.nr_nodes, 2), np.int64)
     if slub is not None:

@@ -123,6 +123,43 @@ class Buddy:
         self.zones[zone].nr_free[order] -= 1
         return 0
 
+    def isolate_free_page(self, pfn):
+        """Take a free block out of its zone, to be used by whoever is arranging memory; the order of the block.
+
+        The block is allocated afterwards. One that fills half a page block or more makes its page
+        blocks movable, since what comes into it is.
+
+        Raises
+        ------
+        ValueError
+            If no free block begins at this frame.
+
+        Source: mm/page_alloc.c:__isolate_free_page @6.1.192
+        Differs: the caller has looked at the watermark.
+        """
+        first: cython.uint = pfn
+        block: cython.uint
+        index: cython.uint
+        if self.pages[first].kind != PG_BUDDY:
+            raise ValueError(f"no free block begins at frame {pfn}")
+        zone: cython.uint = self.pages[first].zone
+        order: cython.uint = self.pages[first].order
+        index = (first >> self.pageblock_order) + self.zones[zone].block_offset
+        self.del_page_from_free_list(first, zone, order)
+        if self.pageblocks[index] != MIGRATE_ISOLATE:
+            self.mod_free_pages(zone, -(cython.cast(cython.long, 1) << order))
+            if self.pageblocks[index] == MIGRATE_CMA:
+                self.mod_free_cma_pages(zone, -(cython.cast(cython.long, 1) << order))
+        self.pages[first].kind = PG_ALLOCATED
+        self.pages[first].order = order
+        self.pages[first].flags = 0
+        if order + 1 >= self.pageblock_order:
+            for block in range(first, first + (1 << order), self.pageblock_nr_pages):
+                index = (block >> self.pageblock_order) + self.zones[zone].block_offset
+                if self.pageblocks[index] < MIGRATE_PCPTYPES:
+                    self.pageblocks[index] = MIGRATE_MOVABLE
+        return order
+
     def free_one_page(self, pfn, zone, order, migratetype, fpi):
         """Put a block on its free list, merged with its free buddies.
 

@@ -259,6 +259,17 @@ class Folios:
         del self._folios[folio.pfn]
         self._page_alloc.free_pages(folio.pfn, folio.order)
 
+    def replace_frame(self, folio: Folio, pfn: int) -> None:
+        """Give a folio another frame, as migration does; the old one is the caller's then.
+
+        Source: mm/migrate.c:folio_migrate_mapping @6.1.192
+        """
+        if pfn in self._folios:
+            raise StateError(f"frame {pfn:#x} is a folio already")
+        del self._folios[folio.pfn]
+        folio.pfn = pfn
+        self._folios[pfn] = folio
+
     def split(self, folio: Folio) -> list[Folio]:
         """Turn a compound folio into single pages that share its mapping; return them, itself first.
 

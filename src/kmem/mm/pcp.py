@@ -164,8 +164,8 @@ class PcpLists(Buddy):
                     self.trace.page_event(TP_MM_PAGE_PCPU_DRAIN, pfn, order, 0, mt, zone)
         return 0
 
-    def drain_pages(self, cpu=None):
-        """Empty a CPU's lists of all zones, run on that CPU (the current one if None).
+    def drain_pages(self, cpu=None, zone=-1):
+        """Empty a CPU's lists of one zone, or of all (-1), run on that CPU (the current one if None).
 
         Source: mm/page_alloc.c:drain_local_pages, drain_pages_zone @6.1.192
         """
@@ -175,26 +175,28 @@ class PcpLists(Buddy):
             self.cpu = here
             raise ValueError(f"no CPU {cpu}")
         try:
-            self._drain(self.cpu)
+            self._drain(self.cpu, zone)
         finally:
             self.cpu = here
 
-    def drain_all_pages(self):
-        """Empty the lists of all CPUs; the CPU that does it counts the freed pages.
+    def drain_all_pages(self, zone=-1):
+        """Empty the lists of all CPUs, of one zone or of all (-1); the CPU that does it counts the freed pages.
 
         Source: mm/page_alloc.c:drain_all_pages @6.1.192
         """
         for cpu in range(self.nr_cpus):
-            self._drain(cpu)
+            self._drain(cpu, zone)
 
-    def _drain(self, cpu: cython.int):
-        """Empty the lists of `cpu`, working on this one.
+    def _drain(self, cpu: cython.int, only: cython.int):
+        """Empty the lists of `cpu` (of zone `only`, if that is one), working on this CPU.
 
         Source: mm/page_alloc.c:drain_pages, drain_pages_zone @6.1.192
         """
         zone: cython.uint
         pcp: cython.pointer(PerCpuPages)
         for zone in range(self.memmap.nr_zones):
+            if only >= 0 and cython.cast(cython.int, zone) != only:
+                continue
             pcp = cython.address(self.pagesets[self.zones[zone].pageset + cpu])
             while pcp.count:
                 self.free_pcppages_bulk(zone, min(pcp.count, pcp.batch << PCP_BATCH_SCALE_MAX), pcp, 0)

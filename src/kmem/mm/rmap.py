@@ -466,6 +466,10 @@ class Rmap:
         """Return how many entries map a page; see :func:`page_mapcount`."""
         return page_mapcount(self._vm, pfn)
 
+    def page_mappings(self, pfn: int) -> Iterator[tuple[VmArea, int, int, int]]:
+        """Yield each mapping of a page; see :func:`page_mappings`."""
+        return page_mappings(self._vm, pfn)
+
     def page_referenced(self, pfn: int) -> tuple[int, int]:
         """Return through how many mappings a page was used; see :func:`page_referenced`."""
         return page_referenced(self._vm, pfn)

@@ -3,8 +3,7 @@
 
 :func:`show_mem` is the ``Mem-Info`` block, which also sysrq-m and the OOM
 killer print; :func:`warn_alloc` the report of a failed page request around
-it; :func:`slab_out_of_memory` that of a slab cache; :func:`order_too_large`
-the warning about an order that no zone holds.  All return text: whoever
+it; :func:`slab_out_of_memory` that of a slab cache.  All return text: whoever
 prints it decides where it goes.
 
 Source: lib/show_mem.c, mm/page_alloc.c:__show_free_areas, mm/page_alloc.c:warn_alloc @6.1.192
@@ -25,7 +24,6 @@ __all__ = [
     "HugePages",
     "SlabNode",
     "nodelist",
-    "order_too_large",
     "show_mem",
     "slab_out_of_memory",
     "warn_alloc",
@@ -392,20 +390,6 @@ def warn_alloc(
         f"nodemask=(null),cpuset=/,mems_allowed={nodelist(allowed)}\n"
     )
     return head + stack + mem_info
-
-
-def order_too_large(cpu: int, pid: int, stack: str = "") -> str:
-    """Return the warning about a request of an order that no zone ever holds.
-
-    Printed once only, and not for ``__GFP_NOWARN``; it says neither the order nor the flags.
-
-    Source: mm/page_alloc.c:__alloc_pages, include/asm-generic/bug.h:WARN_ON_ONCE @6.1.192
-    """
-    return (
-        "------------[ cut here ]------------\n"
-        f"WARNING: CPU: {cpu} PID: {pid} at mm/page_alloc.c:5634 __alloc_pages\n"
-        f"{stack}---[ end trace 0000000000000000 ]---\n"
-    )
 
 
 def slab_out_of_memory(

@@ -53,6 +53,8 @@ class Task:
         Whether fault injection with a task filter applies to it.
     fail_nth : int
         Requests for memory until one is made to fail; 0 for never.
+    killed : bool
+        Whether it is being killed (SIGKILL is pending): it ends where it waits.
     """
 
     pid: int
@@ -62,6 +64,7 @@ class Task:
     oom_score_adj: int = 0
     make_it_fail: bool = False
     fail_nth: int = 0
+    killed: bool = False
     #: What the scheduler keeps of it.
     sched: Any = field(default=None, repr=False)
 

@@ -16,7 +16,9 @@ from cython.cimports.kmem.mm.buddy import (
     ALLOC_OOM,
     ALLOC_RESERVES,
 )
+from cython.cimports.kmem.mm.mmzone import Zone
 from cython.cimports.kmem.mm.page import (
+    MAX_NR_ZONES,
     MAX_ORDER,
     MIGRATE_CMA,
     MIGRATE_HIGHATOMIC,
@@ -96,3 +98,15 @@ class Watermarks(PcpLists):
                 if self.pages[head].next != head:
                     return True
         return False
+
+    def zone_watermark_ok(self, zone, order, mark, highest_zoneidx, alloc_flags=0, free_pages=None):
+        """Whether a zone has enough left for a request, its free pages being `free_pages` (those of now if None).
+
+        Source: mm/page_alloc.c:zone_watermark_ok, zone_watermark_ok_safe @6.1.192
+        """
+        z: cython.pointer(Zone) = cython.address(self.zones[zone])
+        if not 0 <= order < MAX_ORDER or not 0 <= highest_zoneidx < MAX_NR_ZONES:
+            raise ValueError(f"order {order}, zone index {highest_zoneidx}")
+        if free_pages is None:
+            free_pages = max(z.free_pages, 0)
+        return bool(self.watermark_ok(z, order, mark, highest_zoneidx, alloc_flags, free_pages))
