@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from kmem.mm.access import read, write
-from kmem.mm.bug import warn, warn_once
+from kmem.mm.bug import warn_once
 from kmem.mm.callers import caller, stack
 from kmem.mm.gfp import GFP_KERNEL
 from kmem.mm.kernel import current_kernel
@@ -58,7 +58,6 @@ _WT: Final = _PAGE_PSE | _PAGE_PCD | _PAGE_PWT
 _WB: Final = 0
 #: Physical address bits of the reference processors.
 _PHYS_BITS: Final = {"x86_64": 40, "i386": 32}
-_ISA_START, _ISA_END = 0xA0000, 0x100000
 
 
 def ioremap(phys_addr: int, size: int) -> int | None:
@@ -152,17 +151,7 @@ def iounmap(addr: int | None) -> None:
     Source: arch/x86/mm/ioremap.c:iounmap @6.1.192
     """
     kernel = current_kernel()
-    layout = kernel.layout
-    if not addr or addr <= layout.high_memory:
-        return
-    offset = addr - layout.page_offset
-    if _ISA_START <= offset < _ISA_END:
-        warn(
-            kernel,
-            "arch/x86/mm/ioremap.c:467",
-            "iounmap",
-            "iounmap() called for ISA range not obtained using ioremap()",
-        )
+    if not addr or addr <= kernel.layout.high_memory:
         return
     kernel.might_sleep()
     addr &= -PAGE_SIZE
