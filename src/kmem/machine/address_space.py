@@ -3,9 +3,9 @@
 
 The linear map covers what the firmware calls memory, in large pages where the
 kernel uses them: the first 4 MiB of i386 and the ragged ends of ranges are in
-pages of 4 KiB, all else in pages of 4 or 2 MiB.  Frames for the tables are
-taken from the top of the kernel image, where the kernel keeps its own, so that
-the allocator's state does not change.
+pages of 4 KiB, all else in pages of 4 or 2 MiB.  Frames for the tables lie
+behind the kernel image, where the kernel keeps its first ones, and in it, so
+that the allocator's state does not change.
 
 How good it is: on the recorded machines the sum of ``DirectMap4k`` and
 ``DirectMap2M`` (``4M``) in ``/proc/meminfo`` is exact; some 2 MiB pages more
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from kmem.machine.boot import KERNEL_IMAGES, BootedMemory
 from kmem.mm.layout import LAST_PKMAP, KernelSection, Layout
-from kmem.mm.memblock import PAGE_SHIFT, PAGE_SIZE, PfnRange
+from kmem.mm.memblock import PAGE_SHIFT, PAGE_SIZE
 from kmem.mm.pgtable import (
     PAGE_KERNEL,
     PAGE_KERNEL_EXEC,
@@ -149,13 +149,23 @@ def _preallocate_vmalloc(init_mm: PageTable) -> None:
 
 
 def _table_frames(booted: BootedMemory) -> Iterator[int]:
-    """Yield frames of the kernel image that stay reserved, the highest first."""
+    """Yield frames that stay reserved: the top table's in the image, those behind the image, and then more of it.
+
+    Source: arch/x86/mm/init.c:early_alloc_pgt_buf @6.1.192
+    Differs: when those behind the image are used up the kernel takes free memory, which is left alone here.
+    """
     image = KERNEL_IMAGES[booted.system.arch.arch]
-    memblock = booted.memblock
-    reserved = [PfnRange(piece.start >> PAGE_SHIFT, piece.end >> PAGE_SHIFT, 0) for piece in memblock.reserved]
-    for pfn in range((image.end >> PAGE_SHIFT) - 1, image.start >> PAGE_SHIFT, -1):
-        if any(piece.start <= pfn < piece.end for piece in reserved):
-            yield pfn
+    first, end = image.start >> PAGE_SHIFT, image.end >> PAGE_SHIFT
+    reserved = [(piece.start >> PAGE_SHIFT, piece.end >> PAGE_SHIFT) for piece in booted.memblock.reserved]
+
+    def usable(pfns: range) -> Iterator[int]:
+        return (pfn for pfn in pfns if any(start <= pfn < stop for start, stop in reserved))
+
+    inside = usable(range(end - 1, first, -1))
+    yield next(inside)
+    # The first page behind the image holds other small things.
+    yield from usable(range(end + 1, end + image.misc_low_pages))
+    yield from inside
 
 
 def init_on_alloc(cmdline: str) -> bool:
