@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from kmem import Machine
-from kmem.errors import KernelBug, KernelOops, StateError
+from kmem.errors import DeadlockError, KernelBug, KernelOops
 from kmem.linux.gfp import GFP_HIGHUSER
 from kmem.linux.highmem import (
     PageHighMem,
@@ -91,10 +91,11 @@ def test_a_full_window_makes_kmap_wait(m: Machine) -> None:
     many = pages(m, 1025)
     for page in many[:1024]:
         kmap(page)
-    with pytest.raises(StateError, match="all 1024 places"):
+    with pytest.raises(DeadlockError, match=r"waits for a free place of kmap\(\)"):
         kmap(many[1024])
-    kunmap(many[7])
-    assert kmap(many[1024]) == m.kernel.layout.pkmap_base + 8 * PAGE  # type: ignore[operator]
+    waiting = m.spawn(lambda: kmap(many[1024]), name="waiting")
+    m.spawn(lambda: kunmap(many[7]), name="giving")
+    assert m.join(waiting) == m.kernel.layout.pkmap_base + 8 * PAGE  # type: ignore[operator]
 
 
 def test_giving_up_what_was_not_mapped_is_a_bug(m: Machine) -> None:
@@ -141,18 +142,18 @@ def test_kmap_atomic_forbids_sleeping(m: Machine) -> None:
 
 
 def test_a_task_gets_its_local_mappings_back(m: Machine) -> None:
-    a, b = pages(m, 2)
-    highmem = m.kernel.highmem
-    addr = kmap_local_page(a)
-    first = m.kernel.current
-    highmem.sched_out(first)
-    m.kernel.current = type(first)(pid=2, comm="other")
-    assert kmap_local_page(b) == addr
-    kunmap_local(addr)
-    m.kernel.current = first
-    highmem.sched_in(first)
-    assert kmap_to_page(addr) == a
-    kunmap_local(addr)
+    seen = []
+
+    def user(page: Page) -> None:
+        addr = kmap_local_page(page)
+        m.schedule_timeout(1)  # others run meanwhile, and use the same place
+        seen.append((addr, kmap_to_page(addr) == page))
+        kunmap_local(addr)
+
+    for page in pages(m, 3):
+        m.spawn(lambda page=page: user(page), name="user")
+    m.run()
+    assert seen == [(0xFFFFF000 - 68 * PAGE, True)] * 3
 
 
 def test_pages_are_cleared_and_copied_wherever_they_lie(m: Machine) -> None:

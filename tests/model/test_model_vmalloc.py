@@ -10,7 +10,7 @@ import pytest
 from kmem import Machine
 from kmem.errors import KernelOops
 from kmem.linux.gfp import GFP_KERNEL
-from kmem.linux.vmalloc import VM_MAP, PAGE_KERNEL
+from kmem.linux.vmalloc import PAGE_KERNEL, VM_MAP
 from tests.model.naive_vmalloc import PAGE, NaiveVmalloc
 
 STEPS = 400
@@ -101,9 +101,7 @@ class Pair:
             assert vmalloc.vmalloc_to_pfn(addr + area.pages * PAGE) is None  # the guard page
         start = self.naive.start
         lazy = {
-            (addr - start) // PAGE
-            for va in vmalloc.space.lazy.areas()
-            for addr in range(va.va_start, va.va_end, PAGE)
+            (addr - start) // PAGE for va in vmalloc.space.lazy.areas() for addr in range(va.va_start, va.va_end, PAGE)
         }
         assert lazy == self.naive.lazy
         vmalloc.validate()

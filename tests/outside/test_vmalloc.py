@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from kmem import Machine
-from kmem.linux.gfp import GFP_KERNEL, __GFP_ZERO
+from kmem.linux.gfp import __GFP_ZERO, GFP_KERNEL
 from kmem.linux.vmalloc import __vmalloc_node, vfree, vmalloc
 from kmem.mm.kernel import current_kernel
 

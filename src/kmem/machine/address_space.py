@@ -37,7 +37,7 @@ from kmem.mm.x86 import I386Layout
 if TYPE_CHECKING:
     from kmem.mm.page_alloc import PageAllocator
 
-__all__ = ["init_on_alloc", "make_init_mm", "make_layout"]
+__all__ = ["make_init_mm", "make_layout"]
 
 _ISA_END: Final = 0x100000
 
@@ -166,12 +166,3 @@ def _table_frames(booted: BootedMemory) -> Iterator[int]:
     # The first page behind the image holds other small things.
     yield from usable(range(end + 1, end + image.misc_low_pages))
     yield from inside
-
-
-def init_on_alloc(cmdline: str) -> bool:
-    """Whether fresh pages and objects are zeroed; on unless ``init_on_alloc=`` says otherwise.
-
-    Source: mm/page_alloc.c:early_init_on_alloc @6.1.192 (CONFIG_INIT_ON_ALLOC_DEFAULT_ON)
-    """
-    words = [word.partition("=")[2] for word in cmdline.split() if word.startswith("init_on_alloc=")]
-    return not words or words[-1] not in ("0", "n", "N", "no", "off")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from kmem.machine.address_space import init_on_alloc, make_init_mm, make_layout
+from kmem.machine.address_space import make_init_mm, make_layout
 from kmem.machine.pressure import make_reclaim
 from kmem.machine.sched import Sched
 from kmem.mm.highmem import Highmem
@@ -21,6 +21,7 @@ from kmem.mm.task import Task
 from kmem.mm.timekeeping import Clock
 from kmem.mm.vmalloc import Vmalloc
 from kmem.mm.vmap import VmapSpace
+from kmem.mm.workqueue import Work, queue_work
 
 if TYPE_CHECKING:
     from kmem.machine.machine import Machine
@@ -65,6 +66,8 @@ def make_kernel(machine: Machine, reports: Literal["raise", "log"]) -> Kernel:
     _make_vmalloc(kernel, machine)
     kernel.sched = Sched(kernel, machine.seed)
     kernel.reclaim = make_reclaim(kernel)
+    system = kernel.sched.workqueues.system
+    kernel.vmalloc.space.schedule_work = lambda purge: queue_work(system, Work(lambda work: purge()))
     return kernel
 
 
@@ -92,5 +95,5 @@ def _make_vmalloc(kernel: Kernel, machine: Machine) -> None:
         totalram_pages=machine.zones.totalram_pages(),
         warn=kernel.printk.printk,
         init_mm=kernel.init_mm,
-        init_on_alloc=init_on_alloc(machine.description.cmdline),
+        init_on_alloc=kernel.init_on_alloc,
     )

@@ -562,10 +562,15 @@ class Sched:
             f"sched_switch: prev_comm={previous.task.comm} prev_pid={previous.task.pid} prev_state={state} ==> "
             f"next_comm={following.task.comm} next_pid={following.task.pid}"
         )
+        highmem = self._kernel.highmem
+        if highmem.kmap_ctrl:
+            highmem.sched_out(previous.task)
         self._running = following
         previous.blocks = swap_blocks(following.blocks)
         self._kernel.current = following.task
         self._restore(following)
+        if highmem.kmap_ctrl:
+            highmem.sched_in(following.task)
 
     def _resumed(self, state: TaskState) -> None:
         """Begin to run again: end if the machine ends, raise what somebody has left for this task."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kmem.errors import KernelBug, KernelPanic, KernelWarning
-from kmem.mm.callers import stack
+from kmem.mm.dump_stack import dump_stack
 from kmem.mm.fault import die_header
 
 if TYPE_CHECKING:
@@ -20,19 +20,6 @@ __all__ = ["bug", "dump_stack", "panic", "warn", "warn_once", "warning"]
 
 _CUT_HERE = "------------[ cut here ]------------"
 _END_TRACE = "---[ end trace 0000000000000000 ]---"
-
-
-def dump_stack(kernel: Kernel) -> list[str]:
-    """Return the lines that tell where the running code is.
-
-    Source: lib/dump_stack.c:dump_stack_print_info, arch/x86/kernel/dumpstack.c @6.1.192
-    """
-    task = kernel.current
-    head = f"CPU: {kernel.page_alloc.cpu} PID: {task.pid} Comm: {task.comm:.20} Not tainted"
-    trace = [f" {line}" for line in stack()]
-    if kernel.arch == "x86_64":
-        trace = [" <TASK>", *trace, " </TASK>"]
-    return [head, "Call Trace:", *trace]
 
 
 def warning(kernel: Kernel, place: str, function: str, message: str = "") -> KernelWarning:

@@ -27,8 +27,12 @@ def call_trace(kernel: Kernel) -> list[str]:
 
     Source: arch/x86/kernel/dumpstack.c:show_trace_log_lvl @6.1.192
     """
-    mark = "IRQ" if kernel.preempt_count & _IN_INTERRUPT else "TASK"
-    return ["Call Trace:", f" <{mark}>", *(f" {place}" for place in stack()), f" </{mark}>"]
+    places = [f" {place}" for place in stack()]
+    interrupt = bool(kernel.preempt_count & _IN_INTERRUPT)
+    if kernel.arch == "i386" and not interrupt:
+        return ["Call Trace:", *places]  # 32-bit kernels have no name for a task's own stack
+    mark = "IRQ" if interrupt else "TASK"
+    return ["Call Trace:", f" <{mark}>", *places, f" </{mark}>"]
 
 
 def dump_stack(kernel: Kernel) -> list[str]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kmem.errors import KernelOops
-from kmem.mm.callers import stack
+from kmem.mm.dump_stack import dump_stack
 from kmem.mm.pgtable import (
     PF_INSTR,
     PF_PROT,
@@ -74,17 +74,8 @@ def die_header(kernel: Kernel, what: str, error_code: int) -> str:
     """
     kernel.init_mm.die_counter += 1
     isolation = "" if kernel.arch == "i386" else " NOPTI"
-    task = kernel.current
-    tainted = "Not tainted" if kernel.init_mm.die_counter == 1 else "Tainted: G      D"
-    lines = [
-        f"{what}: {error_code:04x} [#{kernel.init_mm.die_counter}] PREEMPT SMP{isolation}",
-        f"CPU: {kernel.page_alloc.cpu} PID: {task.pid} Comm: {task.comm:.20} {tainted}",
-        "Call Trace:",
-        " <TASK>",
-        *(f" {place}" for place in stack()),
-        " </TASK>",
-    ]
-    return "\n".join(lines)
+    head = f"{what}: {error_code:04x} [#{kernel.init_mm.die_counter}] PREEMPT SMP{isolation}"
+    return "\n".join([head, *dump_stack(kernel)])
 
 
 def page_fault_oops(kernel: Kernel, fault: PageFault, table: PageTable | None = None) -> KernelOops:

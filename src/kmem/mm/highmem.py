@@ -27,6 +27,7 @@ from kmem.mm.access import memory
 from kmem.mm.bug import bug, warn_once
 from kmem.mm.kernel import current_kernel
 from kmem.mm.layout import KM_MAX_IDX, LAST_PKMAP
+from kmem.mm.might_sleep import check_may_sleep
 from kmem.mm.pgtable import PAGE_KERNEL
 from kmem.mm.struct_page import Page, page_address, virt_to_page
 from kmem.mm.vmap import PAGE_SHIFT, PAGE_SIZE
@@ -140,13 +141,8 @@ class Highmem:
     def _sleep(self) -> None:
         """Wait until somebody gives a place up."""
         sched = self._kernel.sched
-        if sched is None:
-            raise StateError(
-                f"all {LAST_PKMAP} places of kmap() are in use, and there is no task that could give one up",
-                remedy="call kunmap()",
-            )
         self.waiters.append(sched.current)
-        sched.schedule("kmap: waiting for a free place")
+        sched.schedule("a free place of kmap()")
 
     def flush_all_zero_pkmaps(self) -> None:
         """Unmap every place that nobody uses.
@@ -287,7 +283,7 @@ def kmap(page: Page | int) -> int:
     Source: include/linux/highmem-internal.h:kmap @6.1.192
     """
     kernel = current_kernel()
-    kernel.might_sleep()
+    check_may_sleep(kernel, "include/linux/highmem-internal.h", 44)
     if _high(kernel, page):
         return kernel.highmem.kmap_high(int(page))
     return _lowmem(page)
@@ -307,7 +303,7 @@ def kunmap(page: Page | int) -> None:
     Source: include/linux/highmem-internal.h:kunmap @6.1.192
     """
     kernel = current_kernel()
-    kernel.might_sleep()
+    check_may_sleep(kernel, "include/linux/highmem-internal.h", 55)
     if _high(kernel, page):
         kernel.highmem.kunmap_high(int(page))
 

@@ -531,6 +531,11 @@ class Vmalloc:
         if addr is not None:
             self._deferred.append(addr)
 
+    @property
+    def has_deferred(self) -> bool:
+        """Whether something was put aside."""
+        return bool(self._deferred)
+
     def free_work(self) -> None:
         """Free what was put aside, the last one first: the work of the worker thread.
 

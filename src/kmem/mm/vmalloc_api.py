@@ -4,27 +4,32 @@
 Every function acts on the current kernel.  Addresses are virtual, and None is
 NULL.  What the kernel warns of is reported; what it dies of is an oops.
 
+What a worker thread has to do - free what was given up in an interrupt, purge freed areas when there are too many -
+is done when the running task sleeps, or at its next call here that may sleep.
+
 Source: mm/vmalloc.c, mm/util.c @6.1.192
-Differs: what ``vfree()`` puts aside in an interrupt is freed by the next call that may sleep, as there is no worker.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from kmem.errors import StateError, UsageError
 from kmem.mm import gfp as flag
+from kmem.mm import slab_api
 from kmem.mm.access import read, write
 from kmem.mm.bug import bug, warn, warn_once
 from kmem.mm.callers import caller
 from kmem.mm.gfp import GFP_DMA32, GFP_KERNEL
 from kmem.mm.kernel import current_kernel
+from kmem.mm.might_sleep import check_may_sleep, may_sleep
 from kmem.mm.pgtable import PAGE_KERNEL
 from kmem.mm.struct_page import Page
 from kmem.mm.vmalloc import VM_ALLOW_HUGE_VMAP, VM_NO_GUARD, VM_USERMAP, VmStruct
 from kmem.mm.vmap import PAGE_SIZE
+from kmem.mm.workqueue import Work, queue_work
 
 if TYPE_CHECKING:
     from kmem.mm.kernel import Kernel
@@ -102,8 +107,40 @@ def _enter(gfp: int) -> Kernel:
     if kernel.preempt_count & _IN_INTERRUPT:
         bug(kernel, "mm/vmalloc.c:2554")
     kernel.might_sleep(gfp)
-    kernel.vmalloc.free_work()
+    _let_workers_run(kernel)
     return kernel
+
+
+def _may_sleep(kernel: Kernel, line: int) -> None:
+    """Report it if the running code must not sleep; `line` of mm/vmalloc.c checks."""
+    check_may_sleep(kernel, "mm/vmalloc.c", line)
+    _let_workers_run(kernel)
+
+
+def _let_workers_run(kernel: Kernel) -> None:
+    """Let worker threads do what waits for them, if the running code may sleep.
+
+    Source: mm/vmalloc.c:vm_area_alloc_pages, __vunmap @6.1.192, which call cond_resched()
+    """
+    vmalloc = kernel.vmalloc
+    if (vmalloc.has_deferred or vmalloc.space.drain_pending) and may_sleep(kernel) and kernel.sched is not None:
+        kernel.sched.cond_resched()
+
+
+def _free_work(work: Work) -> None:
+    """Free what was put aside; a worker thread runs it.
+
+    Source: mm/vmalloc.c:free_work @6.1.192
+    """
+    current_kernel().vmalloc.free_work()
+
+
+def _vfree_deferred(kernel: Kernel, addr: int) -> None:
+    """Source: mm/vmalloc.c:__vfree_deferred @6.1.192."""
+    first = not kernel.vmalloc.has_deferred
+    kernel.vmalloc.vfree_atomic(addr)
+    if first and kernel.sched is not None:
+        queue_work(kernel.sched.workqueues.system, Work(_free_work))
 
 
 def _alloc(size: int, gfp: int, *, align: int = 1, vm_flags: int = 0, node: int = NUMA_NO_NODE) -> int | None:
@@ -276,14 +313,13 @@ def vfree(addr: int | None) -> None:
     kernel = current_kernel()
     interrupt = bool(kernel.preempt_count & _IN_INTERRUPT)
     if not interrupt:
-        kernel.might_sleep()
+        _may_sleep(kernel, 2858)
     if not addr:
         return
     if interrupt:
         _note_free(kernel, addr)
-        kernel.vmalloc.vfree_atomic(addr)
+        _vfree_deferred(kernel, addr)
         return
-    kernel.vmalloc.free_work()
     if _area_ok(kernel, addr):
         _note_free(kernel, addr)
         kernel.vmalloc.vfree(addr)
@@ -297,7 +333,7 @@ def vfree_atomic(addr: int | None) -> None:
     kernel = current_kernel()
     if addr:
         _note_free(kernel, addr)
-        kernel.vmalloc.vfree_atomic(addr)
+        _vfree_deferred(kernel, addr)
 
 
 def _note_free(kernel: Kernel, addr: int) -> None:
@@ -347,7 +383,7 @@ def vmap(pages: Sequence[Page | int], count: int, flags: int, prot: int = PAGE_K
     """
     frames = _frames(pages, count)
     kernel = current_kernel()
-    kernel.might_sleep()
+    _may_sleep(kernel, 2907)
     if flags & VM_NO_GUARD:
         warn_once(kernel, "mm/vmalloc.c:2913", "vmap")
     return _enter(GFP_KERNEL).vmalloc.vmap(frames, flags, prot, caller=caller())
@@ -375,7 +411,7 @@ def vunmap(addr: int | None) -> None:
     kernel = current_kernel()
     if kernel.preempt_count & _IN_INTERRUPT:
         bug(kernel, "mm/vmalloc.c:2878")
-    kernel.might_sleep()
+    _may_sleep(kernel, 2879)
     if addr and _area_ok(kernel, addr):
         kernel.vmalloc.vunmap(addr)
 
@@ -399,7 +435,7 @@ def vm_unmap_ram(mem: int, count: int) -> None:
     Source: mm/vmalloc.c:vm_unmap_ram @6.1.192
     """
     kernel = current_kernel()
-    kernel.might_sleep()
+    _may_sleep(kernel, 2280)
     layout = kernel.layout
     if not mem:
         bug(kernel, "mm/vmalloc.c:2281")
@@ -423,7 +459,7 @@ def vm_unmap_aliases() -> None:
     Source: mm/vmalloc.c:vm_unmap_aliases @6.1.192
     """
     kernel = current_kernel()
-    kernel.might_sleep()
+    _may_sleep(kernel, 2214)
     kernel.vmalloc.space.vm_unmap_aliases()
 
 
@@ -488,9 +524,9 @@ def kvmalloc_node(size: int, flags: int, node: int) -> int | None:
         if not kmalloc_flags & _RETRY_MAYFAIL:
             kmalloc_flags |= _NORETRY
         kmalloc_flags &= ~_NOFAIL
-    addr = _slab().kmalloc_node(size, kmalloc_flags, node)
+    addr = slab_api.kmalloc_node(size, kmalloc_flags, node)
     if addr or size <= PAGE_SIZE:
-        return addr  # type: ignore[no-any-return]
+        return addr
     if not flags & _DIRECT_RECLAIM:
         return None
     if size > _INT_MAX:
@@ -498,13 +534,6 @@ def kvmalloc_node(size: int, flags: int, node: int) -> int | None:
             warn_once(current_kernel(), "mm/util.c:597", "kvmalloc_node")
         return None
     return _alloc(size, flags, vm_flags=VM_ALLOW_HUGE_VMAP, node=node)
-
-
-def _slab() -> Any:
-    """Return the slab allocator's calls; they are compiled, and come in only when they are needed."""
-    import importlib
-
-    return importlib.import_module("kmem.mm.slab_api")
 
 
 def kvmalloc(size: int, flags: int) -> int | None:
@@ -558,7 +587,7 @@ def kvfree(addr: int | None) -> None:
     if addr and is_vmalloc_addr(addr):
         vfree(addr)
     else:
-        _slab().kfree(addr)
+        slab_api.kfree(addr)
 
 
 def kvfree_sensitive(addr: int | None, len: int) -> None:

@@ -439,7 +439,7 @@ class VmapSpace:
         lazy: Iterable[VmapArea] = (),
         *,
         online_cpus: int = 1,
-        schedule_work: Callable[[Callable[[], None]], None] | None = None,
+        schedule_work: Callable[[Callable[[], None]], object] | None = None,
     ) -> None:
         self.layout = layout
         self.online_cpus = online_cpus
