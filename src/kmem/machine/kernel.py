@@ -60,6 +60,7 @@ def make_kernel(machine: Machine, reports: Literal["raise", "log"]) -> Kernel:
     kernel.init_on_alloc = _switch(options, "init_on_alloc", default=True)
     kernel.init_on_free = _switch(options, "init_on_free", default=False)
     kernel.ram = Ram(machine.memmap.nr_frames << PAGE_SHIFT)
+    machine.page_alloc.attach_ram(kernel.ram.base, kernel.init_on_alloc, kernel.init_on_free)
     kernel.layout = make_layout(machine.booted)
     kernel.init_mm = make_init_mm(machine.booted, kernel.layout, kernel.ram, machine.page_alloc)
     kernel.highmem = Highmem(kernel)

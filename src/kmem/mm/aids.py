@@ -7,8 +7,7 @@ none is, a call costs one test more.
 
 Addresses are kernel addresses, as the caller sees them.
 
-Source: mm/slab.h:slab_pre_alloc_hook, slab_post_alloc_hook,
-mm/page_alloc.c:should_fail_alloc_page @6.1.192
+Source: mm/slab.h:slab_pre_alloc_hook, slab_post_alloc_hook @6.1.192
 """
 
 from __future__ import annotations
@@ -28,13 +27,6 @@ class Aid:
         """Whether a request for an object is to fail.
 
         Source: mm/slab_common.c:should_failslab @6.1.192
-        """
-        return False
-
-    def should_fail_alloc_page(self, gfp: int, order: int) -> bool:
-        """Whether a request for pages is to fail.
-
-        Source: mm/page_alloc.c:should_fail_alloc_page @6.1.192
         """
         return False
 

@@ -55,8 +55,6 @@ def alloc_block(kernel, gfp, order, node, tell=True):
         raise UsageError(f"gfp {gfp:#x}: __GFP_MOVABLE and __GFP_RECLAIMABLE contradict each other")
     if kernel.watch:
         aids = kernel.watched(gfp)
-        if aids and kernel.should_fail_alloc_page(gfp, order):
-            return NO_FRAME_U32
     pfn = kernel.page_alloc.alloc_pages_node(node, gfp, cython.cast(cython.uint, order))
     if aids and tell and pfn != NO_FRAME_U32:
         kernel.tell_page_alloc(pfn, order, gfp)
@@ -375,8 +373,6 @@ def _bulk_array(kernel: Kernel, node, gfp, nr_pages, page_array):
 def _bulk(kernel: Kernel, node, gfp, nr_pages, populated):
     """Take single pages."""
     aids: cython.int = kernel.watched(gfp) if kernel.watch else 0
-    if aids and kernel.should_fail_alloc_page(gfp, 0):
-        return []
     frames = kernel.page_alloc.alloc_pages_bulk(gfp, nr_pages, node, populated)
     if aids:
         for pfn in frames:

@@ -186,10 +186,6 @@ class Kernel:
         """Ask the aids whether a request for an object is to fail."""
         return any(aid.should_failslab(cache, gfp) for aid in self._aids)
 
-    def should_fail_alloc_page(self, gfp, order):
-        """Ask the aids whether a request for pages is to fail."""
-        return any(aid.should_fail_alloc_page(gfp, order) for aid in self._aids)
-
     def tell_slab_alloc(self, addr, size, cache, gfp):
         """Tell the aids of an object."""
         for aid in self._aids:
@@ -240,6 +236,7 @@ class Kernel:
             cache.forget()
         ram = self._ram
         self.ram = None
+        self.page_alloc.detach_ram()
         if ram is not None:
             ram.close()
 

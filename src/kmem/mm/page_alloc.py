@@ -53,6 +53,7 @@ from cython.cimports.kmem.mm.page import (
     Page,
 )
 from cython.cimports.kmem.mm.tracepoint import TP_MM_PAGE_ALLOC, TP_MM_PAGE_FREE
+from cython.cimports.libc.string import memset
 from cython.cimports.kmem.mm.watermark import Watermarks
 
 from kmem.mm.hooks import CompactResult, Hooks, Request
@@ -95,6 +96,7 @@ class PageAllocator(Watermarks):
         Watermarks.__init__(self, memmap, cma)
         self.hooks = Hooks()
         self.watch = None
+        self.ram_base = 0
         self.nr_nodes = memmap.nr_nodes
         self.has_dma32 = memmap.has_dma32
         self.zone_normal = memmap.zone_normal
@@ -218,6 +220,55 @@ class PageAllocator(Watermarks):
             for tail in range(pfn + 1, pfn + (cython.cast(cython.uint, 1) << order)):
                 self.pages[tail].kind = PG_TAIL
                 self.pages[tail].head = pfn
+        if self.ram_base:
+            return self.init_pages(pfn, order, gfp)
+        return 0
+
+    def attach_ram(self, base: int, init_on_alloc: bool, init_on_free: bool) -> None:
+        """Let frames have bytes, which are zeroed as the kernel would.
+
+        Parameters
+        ----------
+        base : int
+            Host address of the bytes of frame 0. All of them are zero now.
+        init_on_alloc, init_on_free : bool
+            Whether every fresh, and every freed, page is zeroed.
+        """
+        self.touched_array = np.zeros(self.memmap.nr_frames, np.uint8)
+        self.touched = self.touched_array
+        self.init_on_alloc = init_on_alloc
+        self.init_on_free = init_on_free
+        self.ram_base = base
+
+    def detach_ram(self) -> None:
+        """Let frames have no bytes any more."""
+        self.ram_base = 0
+
+    def init_pages(self, pfn, order, gfp):
+        """Zero fresh pages if they are to be zero; those that nobody had before are.
+
+        Source: mm/page_alloc.c:post_alloc_hook, kernel_init_pages @6.1.192
+        """
+        frame: cython.uint
+        zero: cython.bint = self.init_on_alloc or gfp & GFP_ZERO_BIT != 0
+        for frame in range(pfn, pfn + (cython.cast(cython.uint, 1) << order)):
+            if not self.touched[frame]:
+                self.touched[frame] = 1
+            elif zero:
+                memset(
+                    cython.cast(cython.p_char, self.ram_base + (cython.cast(cython.ulonglong, frame) << 12)), 0, 4096
+                )
+        return 0
+
+    def clear_pages(self, pfn, order):
+        """Zero pages that go back.
+
+        Source: mm/page_alloc.c:free_pages_prepare, want_init_on_free @6.1.192
+        """
+        frame: cython.uint
+        for frame in range(pfn, pfn + (cython.cast(cython.uint, 1) << order)):
+            memset(cython.cast(cython.p_char, self.ram_base + (cython.cast(cython.ulonglong, frame) << 12)), 0, 4096)
+            self.touched[frame] = 0
         return 0
 
     def alloc_flags_nofragment(self, ac, gfp):
@@ -651,6 +702,8 @@ class PageAllocator(Watermarks):
             for tail in range(pfn + 1, pfn + (cython.cast(cython.uint, 1) << order)):
                 self.pages[tail].kind = PG_FREE
         page.flags = 0
+        if self.ram_base and self.init_on_free:
+            return self.clear_pages(pfn, order)
         return 0
 
     def free_pages_order(self, pfn, order):
@@ -737,6 +790,8 @@ class PageAllocator(Watermarks):
         i: cython.uint
         self.split_page(pfn, order)
         for i in range(first + nr_pages, first + (1 << order)):
+            if self.watch is not None:
+                self.watch.freed(i, 0)
             self.free_pages_prepare(i, 0)
             self.free_to_buddy(i, 0, FPI_TO_TAIL)
 

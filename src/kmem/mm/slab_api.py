@@ -670,8 +670,6 @@ def kmalloc_large(kernel, size, gfp, node):
         slab_misuse.order_too_large(kernel, gfp)
         return None
     aids = kernel.watched(gfp) if kernel.watch else 0
-    if aids and kernel.should_fail_alloc_page(gfp, get_order(size)):
-        return None
     phys = kernel.slub.kmalloc_node(size, gfp, node)
     if phys == NULL_OBJECT:
         return None
