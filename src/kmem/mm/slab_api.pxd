@@ -30,8 +30,6 @@ cdef class KmemCache:
     cdef readonly bint live
     cdef bint plain                 # live, and its objects need no constructor: the fast path will do
     cdef bint constructing
-    cdef set unconstructed          # objects whose constructor raised
-    cdef object ctor_error          # what it raised, until the request that it happened in is over
 
 cdef object alloc_object(KmemCache s, uint32_t gfp, int node)
 cdef object alloc_object_slow(Kernel kernel, KmemCache s, uint32_t gfp, int node)

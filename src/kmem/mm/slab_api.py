@@ -11,8 +11,7 @@ Misuse that a kernel notices is reported in its words (:mod:`kmem.mm.slab_misuse
 misuse that would silently destroy a kernel's data is refused with an error.
 
 Source: include/linux/slab.h, mm/slab_common.c, mm/slub.c @6.1.192
-Differs: a constructor that raises an exception has not constructed its object,
-so it runs again when the object is handed out.
+Differs: a constructor may fail, by raising an exception; the slab goes back, and the exception to the caller.
 """
 
 import ctypes
@@ -73,8 +72,6 @@ class KmemCache:
         self.live = True
         self.plain = ctor is None
         self.constructing = False
-        self.unconstructed = set()
-        self.ctor_error = None
 
     @property
     def geometry(self):
@@ -113,20 +110,15 @@ class KmemCache:
         self.plain = False
 
     def construct(self, phys):
-        """Run the constructor on an object of a fresh slab; what it raises is kept for the request."""
-        watch: cython.uint = self.kernel.watch
+        """Run the constructor on an object of a fresh slab."""
+        watch: cython.uint = self.kernel.watch & WATCH_CTOR
         self.constructing = True
         self.kernel.watch |= WATCH_CTOR
         try:
             self.ctor(self.kernel.page_offset + phys)
-            self.unconstructed.discard(phys)
-        except BaseException as error:
-            self.unconstructed.add(phys)
-            if self.ctor_error is None:
-                self.ctor_error = error
         finally:
             self.constructing = False
-            self.kernel.watch = (self.kernel.watch & ~cython.cast(cython.uint, WATCH_CTOR)) | (watch & WATCH_CTOR)
+            self.kernel.watch = (self.kernel.watch & ~cython.cast(cython.uint, WATCH_CTOR)) | watch
 
     def __index__(self):
         return self.index
@@ -386,13 +378,6 @@ def alloc_object_slow(kernel, s, gfp, node):
             return None
     slabs = kernel.slub.caches[s.index].new_slabs
     phys = kernel.slub.cache_alloc(s.index, gfp, node)
-    if phys != NULL_OBJECT and s.ctor is not None:
-        if phys in s.unconstructed and s.ctor_error is None:
-            s.construct(phys)
-        if s.ctor_error is not None:
-            error, s.ctor_error = s.ctor_error, None
-            kernel.slub.cache_free(phys)
-            raise error
     if slabs != kernel.slub.caches[s.index].new_slabs:
         try:
             slab_misuse.new_slab_flags(kernel, s, gfp)
