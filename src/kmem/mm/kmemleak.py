@@ -222,11 +222,11 @@ class Kmemleak(Aid):
         self._objects.pop(addr, None)
 
     def vmalloc(self, addr: int, size: int, gfp: int) -> None:
-        """Note an area.
+        """Note an area, in whole pages.
 
-        Source: mm/kmemleak.c:kmemleak_vmalloc @6.1.192
+        Source: mm/kmemleak.c:kmemleak_vmalloc, mm/vmalloc.c:__vmalloc_node_range @6.1.192
         """
-        self._create(addr, size, "vmalloc", "", 1)
+        self._create(addr, -(-size >> _PAGE_SHIFT) << _PAGE_SHIFT, "vmalloc", "", 1)
 
     def vfree(self, addr: int) -> None:
         """Forget an area."""
