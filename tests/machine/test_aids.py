@@ -10,13 +10,13 @@ import pytest
 from kmem import Machine
 from kmem.errors import StateError
 from kmem.linux.gfp import (
+    __GFP_COMP,
     GFP_ATOMIC,
     GFP_HIGHUSER,
     GFP_KERNEL,
     GFP_NOWAIT,
     __free_pages,
     __get_free_pages,
-    __GFP_COMP,
     alloc_pages,
     alloc_pages_bulk_array,
     alloc_pages_exact,

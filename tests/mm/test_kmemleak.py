@@ -284,9 +284,13 @@ def test_unfreed_since_a_mark_by_call_site(toy):
 def test_a_split_block_is_given_back_page_by_page():
     toy = Toy()
     toy.leaks.page_alloc(16, 2, 0xCC0)
-    toy.leaks.page_free(16, 0)
-    assert [(object.pointer, object.size) for object in toy.leaks.unfreed()] == [(17 << 12, 3 << 12)]
-    for pfn in (17, 18, 19):
+    toy.leaks.page_free(18, 0)
+    assert [(object.pointer >> 12, object.size) for object in toy.leaks.unfreed()] == [
+        (16, 4096),
+        (17, 4096),
+        (19, 4096),
+    ]
+    for pfn in (16, 19, 17):
         toy.leaks.page_free(pfn, 0)
     assert toy.leaks.unfreed() == []
 

@@ -82,9 +82,7 @@ def test_first_line_of_a_failed_request(path: Path) -> None:
     assert heads or "invoked oom-killer" in lines[0]
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in LOGS if "slub" in path.stem], ids=lambda path: path.stem
-)
+@pytest.mark.parametrize("path", [path for path in LOGS if "slub" in path.stem], ids=lambda path: path.stem)
 def test_report_of_a_slab_cache(path: Path) -> None:
     lines = log_lines(path)
     first = next(i for i, line in enumerate(lines) if line.startswith("SLUB: Unable"))

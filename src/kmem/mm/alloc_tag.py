@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from kmem.mm.aids import Aid
 from kmem.mm.callers import Site, caller_site
+from kmem.mm.page_watch import block_of
 
 __all__ = ["AllocTag", "AllocTags"]
 
@@ -98,17 +99,17 @@ class AllocTags(Aid):
         self._pages[pfn] = self._add(1 << (_PAGE_SHIFT + order))
 
     def page_free(self, pfn: int, order: int) -> None:
-        """Take a block off its account, or a part of one that its owner has split."""
-        charge = self._pages.pop(pfn, None)
-        if charge is None:
+        """Take a block off its account; one that its owner has split goes page by page."""
+        head = block_of(self._pages, pfn)
+        if head is None or head + (self._pages[head][1] >> _PAGE_SHIFT) <= pfn:
             return
-        tag, size = charge
-        freed = 1 << (_PAGE_SHIFT + order)
-        if size > freed:
-            tag.size_bytes -= freed
-            self._pages[pfn + (1 << order)] = (tag, size - freed)
-        else:
-            self._sub(charge)
+        tag, size = self._pages[head]
+        if size > 1 << (_PAGE_SHIFT + order):
+            tag.calls += (size >> _PAGE_SHIFT) - 1
+            for frame in range(head, head + (size >> _PAGE_SHIFT)):
+                self._pages[frame] = (tag, 1 << _PAGE_SHIFT)
+        for frame in range(pfn, pfn + (1 << order)):
+            self._sub(self._pages.pop(frame, None))
 
     @property
     def tags(self) -> list[AllocTag]:

@@ -29,13 +29,14 @@ import bisect
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 import numpy as np
 
 from kmem.mm.aids import Aid
 from kmem.mm.callers import NOWHERE, Site, python_values, stack_sites
+from kmem.mm.page_watch import block_of
 from kmem.mm.printk import KERN_INFO, KERN_WARNING
 from kmem.mm.slab_flags import SLAB_NOLEAKTRACE
 from kmem.mm.task import Task
@@ -237,14 +238,17 @@ class Kmemleak(Aid):
         self._pages[pfn] = self._new(pfn << _PAGE_SHIFT, 1 << (_PAGE_SHIFT + order), "pages", "", 1)
 
     def page_free(self, pfn: int, order: int) -> None:
-        """Forget a block of pages, or keep what is not given back of it."""
-        block = self._pages.pop(pfn, None)
-        freed = 1 << (_PAGE_SHIFT + order)
-        if block is not None and block.size > freed:
-            # A block split up by its owner, who gives its parts back one by one.
-            block.pointer += freed
-            block.size -= freed
-            self._pages[block.pointer >> _PAGE_SHIFT] = block
+        """Forget a block of pages; of one that its owner has split, keep the rest page by page."""
+        head = block_of(self._pages, pfn)
+        block = None if head is None else self._pages[head]
+        if block is None or block.pointer + block.size <= pfn << _PAGE_SHIFT:
+            return
+        if block.size > 1 << (_PAGE_SHIFT + order):
+            first = block.pointer >> _PAGE_SHIFT
+            for frame in range(first, first + (block.size >> _PAGE_SHIFT)):
+                self._pages[frame] = replace(block, pointer=frame << _PAGE_SHIFT, size=1 << _PAGE_SHIFT)
+        for frame in range(pfn, pfn + (1 << order)):
+            self._pages.pop(frame, None)
 
     def _new(self, addr: int, size: int, kind: str, cache: str, min_count: int) -> KmemleakObject:
         """Describe an allocation.

@@ -13,11 +13,12 @@ switched on have no owner, where the kernel counts them as early allocations.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 from kmem.mm.callers import Site, stack_sites
 from kmem.mm.page_alloc import PageAllocator
+from kmem.mm.page_watch import block_of
 from kmem.mm.task import Task
 from kmem.mm.timekeeping import Clock
 from kmem.profile import REFERENCE
@@ -149,23 +150,26 @@ class PageOwner:
 
         Source: mm/page_owner.c:__reset_page_owner @6.1.192
         """
-        record = self._records.pop(pfn, None)
         now = self._host.clock.time_ns
         if now:
             for frame in range(pfn, pfn + (1 << order)):
                 self._freed_ns[frame] = now
-        if record is not None and record.order > order:
-            self._split(record, pfn + (1 << order))
+        head = block_of(self._records, pfn)
+        record = None if head is None else self._records[head]
+        if record is None or record.pfn + (1 << record.order) <= pfn:
+            return
+        if record.order > order:
+            self._split(record)
+        for frame in range(pfn, pfn + (1 << order)):
+            self._records.pop(frame, None)
 
-    def _split(self, record: PageRecord, start: int) -> None:
-        """Keep on record, page by page, what is left of a block from `start` on.
+    def _split(self, record: PageRecord) -> None:
+        """Put every page of a block on record by itself.
 
         Source: mm/page_owner.c:__split_page_owner @6.1.192
         """
-        for pfn in range(start, record.pfn + (1 << record.order)):
-            self._records[pfn] = PageRecord(
-                pfn, 0, record.gfp, record.pid, record.tgid, record.comm, record.time_ns, 0, record.trace
-            )
+        for pfn in range(record.pfn, record.pfn + (1 << record.order)):
+            self._records[pfn] = replace(record, pfn=pfn, order=0)
 
     def owner(self, pfn: int) -> PageRecord | None:
         """Return the record of the block that begins at a frame; None if it has none."""

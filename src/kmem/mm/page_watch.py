@@ -12,9 +12,25 @@ Source: mm/page_alloc.c:prepare_alloc_pages, post_alloc_hook, free_pages_prepare
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Protocol
 
-__all__ = ["PageFaults", "PageRecorder", "PageWatch"]
+__all__ = ["PageFaults", "PageRecorder", "PageWatch", "block_of"]
+
+_MAX_ORDER = 11
+
+
+def block_of(blocks: Container[int], pfn: int) -> int | None:
+    """Return the head of the recorded block that could hold a frame; None if there is none.
+
+    Blocks are aligned to their size, so there are few places to look at. The
+    caller checks whether the block reaches as far as the frame.
+    """
+    for order in range(_MAX_ORDER):
+        head = pfn & -(1 << order)
+        if head in blocks:
+            return head
+    return None
 
 
 class PageFaults(Protocol):
