@@ -402,13 +402,12 @@ def _shape(info: MemInfo, zones: set[tuple[int, str]], order: int | None) -> lis
         pieces = "in single pages"
     else:
         pieces = f"in blocks of at most {info.page_kb << typical} kB (order {typical})"
-    text = f"{amount} is free, but {pieces}"
-    text = text[0].upper() + text[1:]
-    if order is not None and largest >= order:
-        return [
-            f"{text}; blocks of order {order} or more are in lists or zones that the request may not take them from."
-        ]
-    return [f"{text}." if order is None else f"{text}: none of order {order} ({info.page_kb << order} kB)."]
+    text = f"{amount} is free, but {pieces}."
+    if order is None:
+        return [f"It is fragmented: {text}"]
+    if largest >= order:
+        return [f"Large blocks are few: {text}"]
+    return [f"No block of order {order} ({info.page_kb << order} kB) is free: {text}"]
 
 
 def _managed(zone: ZoneInfo) -> int:

@@ -27,6 +27,7 @@ COMMANDS = {
     "replay": ("kmem.cli.replay", "Drive a modelled machine with a recorded trace."),
     "verify": ("kmem.cli.verify", "Compare the model with recordings of a real kernel."),
     "map": ("kmem.cli.map", "Draw the memory map of a machine."),
+    "explain": ("kmem.cli.explain", "Explain the failed allocations in a kernel log."),
     "gfp": ("kmem.cli.gfp", "Decode and encode GFP, slab and page flags."),
     "completion": ("kmem.cli.completion", "Print the completion script of a shell."),
 }

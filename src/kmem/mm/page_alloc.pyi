@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
 from collections.abc import Mapping, Sequence
-
 from typing import Any
 
 import numpy as np

@@ -168,7 +168,11 @@ def read_log(path: str | Path) -> Iterator[LogLine]:
 def _raw_lines(path: str | Path) -> Iterator[str]:
     rest = b""
     line = 0
-    source = ByteSource(str(path))
+    try:
+        source = ByteSource(str(path))
+    except InputError as error:
+        message = error.message.removesuffix(", not a trace text")
+        raise InputError(message, file=error.file, byte=error.byte, remedy="give the output of dmesg") from None
     with contextlib.closing(source):
         for chunk in source.chunks():
             parts = (rest + chunk).split(b"\n")

@@ -7,6 +7,7 @@ mm/oom_kill.c, mm/vmalloc.c and lib/show_mem.c, from Linux 3 to 6.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -266,7 +267,7 @@ class _Finder:
 
 def _gfp_of(match: re.Match[str]) -> tuple[int | None, str | None]:
     printed = match["gfp"]
-    return (int(printed, 16) if printed else None), match["names"]
+    return (int(printed, 16) if printed else None), (match["names"] or "").replace(" ", "") or None
 
 
 def _page(text: str) -> FailureReport | None:
@@ -338,7 +339,7 @@ def _meminfo(block: list[str]) -> MemInfo:
     info = MemInfo()
     zones: dict[tuple[int, str], ZoneInfo] = {}
     starts = [*_ZONE.finditer(text)]
-    for match, after in zip(starts, [*starts[1:], None], strict=True):
+    for match, after in itertools.zip_longest(starts, starts[1:]):
         piece = text[match.start() : after.start() if after else len(text)]
         reserve = _RESERVE.search(piece)
         zone = ZoneInfo(int(match[1] or 0), match[2])
