@@ -311,7 +311,7 @@ def test_order_5_with_hexadecimal_flags_only() -> None:
             "address-space",
         ),
         (
-            "insmod: vmalloc: allocation failure: 16777216 bytes, mode:0xcc2(GFP_KERNEL|__GFP_HIGHMEM), nodemask=(null)",
+            "insmod: vmalloc: allocation failure: 16777216 bytes, mode:0xcc2(GFP_KERNEL|__GFP_HIGHMEM)",
             "vmalloc-failure",
             "memory-exhausted",
         ),

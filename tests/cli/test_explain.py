@@ -37,7 +37,7 @@ def test_bare_state_of_memory_is_no_failure(capsys: pytest.CaptureFixture[str]) 
 
 def test_a_log_without_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "dmesg.txt"
-    log.write_text("[    0.000000] Linux version 6.1.0\n[    1.000000] Все хорошо, 内存充足\n")
+    log.write_text("[    0.000000] Linux version 6.1.0\n[    1.000000] 内存充足\n")
     assert main(["explain", str(log)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and str(log) in error and "no failed allocation" in error
