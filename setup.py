@@ -24,6 +24,8 @@ COMPILED = [
     "kmem.mm.page_alloc",
     "kmem.mm.debug_vm",
     "kmem.mm.slab",
+    "kmem.mm.slab_pages",
+    "kmem.mm.slub_partial",
     "kmem.mm.slub",
     "kmem.mm.slub_state",
     "kmem.mm.kernel",

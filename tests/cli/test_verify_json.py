@@ -42,6 +42,7 @@ def test_keys_are_the_documented_ones(printed: dict[str, Any]) -> None:
     assert set(printed["totals"]) == documented("`totals`")
     assert [set(row) for row in printed["recordings"]] == [documented("`recordings`")]
     assert [set(row) for row in printed["refused"]] == [documented("`refused`")]
+    assert printed["skipped"] == []
     assert set(Difference(1, "frame", 2, 3).to_dict()) == documented("`differences`")
     assert printed["held"] is False
 

@@ -13,11 +13,14 @@ import click
 from kmem.cli.app import Command
 from kmem.cli.output import print_json
 from kmem.errors import KmemError
-from kmem.verify import Result, find_recordings, name_of, verify
+from kmem.verify import BehaviourOnlyError, Result, find_recordings, name_of, verify
 
 __all__ = ["command"]
 
 _SHOWN = 3
+
+_Results = list[tuple[Path, Result]]
+_Errors = list[tuple[Path, KmemError]]
 
 
 @click.command(
@@ -38,14 +41,21 @@ def command(paths: tuple[Path, ...], stop_at_first: bool, as_json: bool) -> int:
     The model starts from the recorded state, repeats each recorded operation, and has to give
     the recorded page frames and objects; later state dumps have to be identical, list orders
     included. PATH is a recording or a folder that is searched for recordings; cmdline.txt and
-    dmesg-boot.txt beside a recording tell the machine's CPUs and boot options.
+    dmesg-boot.txt beside a recording tell the machine's CPUs and boot options. A recording in a
+    folder that shows what depends on something not recorded is skipped; named by itself, it is refused.
     """
     results: list[tuple[Path, Result]] = []
     refused: list[tuple[Path, KmemError]] = []
+    skipped: list[tuple[Path, KmemError]] = []
     for path in find_recordings(paths):
         try:
             result = verify(path, stop_at_first=stop_at_first)
         except KmemError as error:
+            if isinstance(error, BehaviourOnlyError) and path not in paths:
+                skipped.append((path, error))
+                if not as_json:
+                    _print_skipped(path, error)
+                continue
             refused.append((path, error))
             if not as_json:
                 _print_refused(error)
@@ -56,12 +66,12 @@ def command(paths: tuple[Path, ...], stop_at_first: bool, as_json: bool) -> int:
         if stop_at_first and not result.held:
             break
     if as_json:
-        print_json(_summary(results, refused))
+        print_json(_summary(results, refused, skipped))
     else:
-        _print_totals(results, refused)
+        _print_totals(results, refused, skipped)
     if any(not result.held for _, result in results):
         return 1
-    return 2 if refused else 0
+    return 2 if refused or not results else 0
 
 
 def _print_result(result: Result) -> None:
@@ -81,37 +91,47 @@ def _print_refused(error: KmemError) -> None:
     click.echo(f"kmem: {error}", err=True)
 
 
-def _counts(results: list[tuple[Path, Result]], refused: list[tuple[Path, KmemError]]) -> dict[str, int]:
+def _print_skipped(path: Path, error: KmemError) -> None:
+    click.echo(f"{name_of(path)}: skipped\n    note: {error.message}")
+
+
+def _counts(results: _Results, refused: _Errors, skipped: _Errors) -> dict[str, int]:
     return {
-        "recordings": len(results) + len(refused),
+        "recordings": len(results) + len(refused) + len(skipped),
         "identical": sum(result.held for _, result in results),
         "different": sum(not result.held for _, result in results),
         "refused": len(refused),
+        "skipped": len(skipped),
         "operations": sum(result.operations for _, result in results),
         "operations_identical": sum(result.identical for _, result in results),
     }
 
 
-def _print_totals(results: list[tuple[Path, Result]], refused: list[tuple[Path, KmemError]]) -> None:
+def _print_totals(results: _Results, refused: _Errors, skipped: _Errors) -> None:
     if not results:
-        click.echo(f"total: nothing compared; {len(refused)} recording{'s' if len(refused) != 1 else ''} refused")
+        left = [f"{len(refused)} recording{'s' if len(refused) != 1 else ''} refused"] if refused else []
+        left += [f"{len(skipped)} recording{'s' if len(skipped) != 1 else ''} skipped"] if skipped else []
+        click.echo(f"total: nothing compared; {', '.join(left)}")
         return
-    counts = _counts(results, refused)
+    counts = _counts(results, refused, skipped)
     parts = [f"{counts['identical']} identical"]
     if counts["different"]:
         parts.append(f"{counts['different']} DIFFERENT")
     if counts["refused"]:
         parts.append(f"{counts['refused']} refused")
+    if counts["skipped"]:
+        parts.append(f"{counts['skipped']} skipped")
     click.echo(
         f"total: {counts['operations_identical']}/{counts['operations']} operations identical; "
         f"{counts['recordings']} recording{'s' if counts['recordings'] != 1 else ''}: {', '.join(parts)}"
     )
 
 
-def _summary(results: list[tuple[Path, Result]], refused: list[tuple[Path, KmemError]]) -> dict[str, Any]:
+def _summary(results: _Results, refused: _Errors, skipped: _Errors) -> dict[str, Any]:
     return {
-        "held": not refused and all(result.held for _, result in results),
+        "held": bool(results) and not refused and all(result.held for _, result in results),
         "recordings": [{"path": str(path), **result.to_dict()} for path, result in results],
         "refused": [{"path": str(path), "name": name_of(path), "error": str(error)} for path, error in refused],
-        "totals": _counts(results, refused),
+        "skipped": [{"path": str(path), "name": name_of(path), "reason": error.message} for path, error in skipped],
+        "totals": _counts(results, refused, skipped),
     }

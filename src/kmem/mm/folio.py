@@ -59,10 +59,22 @@ PG_SWAPCACHE = 0x1000
 PG_ANON_EXCLUSIVE = 0x2000
 
 #: Names of the flags, lowest bit first, as reports print them.
-PG_FLAG_NAMES = (
-    "locked referenced uptodate dirty lru active workingset reclaim swapbacked unevictable mlocked writeback "
-    "swapcache anon_exclusive"
-).split()
+PG_FLAG_NAMES = [
+    "locked",
+    "referenced",
+    "uptodate",
+    "dirty",
+    "lru",
+    "active",
+    "workingset",
+    "reclaim",
+    "swapbacked",
+    "unevictable",
+    "mlocked",
+    "writeback",
+    "swapcache",
+    "anon_exclusive",
+]
 
 _PAGE_SHIFT = 12
 _COMP, _ZERO = __GFP_COMP, __GFP_ZERO

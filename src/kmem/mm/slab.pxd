@@ -11,9 +11,14 @@ cdef enum:
 cdef enum:
     NULL_OBJECT = 0xFFFFFFFFFFFFFFFF
 
+cdef extern from *:
+    uint64_t swab64 "__builtin_bswap64" (uint64_t value) nogil
+    uint32_t swab32 "__builtin_bswap32" (uint32_t value) nogil
+
 cdef enum:
     NO_CACHE = 0xFFFF
     IN_USE = 0xFFFE               # freelist link of an object that is handed out
+    WILD = 0xFFFD                 # freelist link that somebody overwrote in memory: see Slabs.wild
     MAX_OBJS_PER_PAGE = 32767
     NR_KMALLOC_TYPES = 4
     NR_KMALLOC_INDEXES = 14       # kmalloc_caches[type][0 .. KMALLOC_SHIFT_HIGH]
@@ -40,6 +45,17 @@ cdef struct Cache:                # struct kmem_cache, what is shared by all CPU
     uint32_t freed_slabs          # FREE_SLAB
     uint32_t order_fallbacks      # ORDER_FALLBACK
     uint32_t failures             # requests that got no object
+    uint32_t object_size
+    uint32_t fp_offset            # of the free pointer, from the start of the object
+    uint8_t init                  # INIT_*
+    uint8_t setup                 # slabs are set up object by object: debug bytes, or a constructor
+    uint16_t spare
+    uint64_t random               # what free pointers are hidden with
+
+cdef enum:                        # Cache.init: when objects are zeroed
+    INIT_ON_ALLOC = 1             # always when handed out
+    INIT_ON_FREE = 2              # when freed
+    INIT_NEVER = 4                # not even if asked for: there is a constructor
 
 cdef struct CacheNode:            # struct kmem_cache_node
     uint32_t nr_partial
@@ -89,26 +105,32 @@ cdef class Slabs:
     cdef public uint64_t random_state
     cdef public int start_object            # first object of the next shuffled slab; -1: at random
     cdef public uint64_t shuffled_slabs     # slabs whose start was drawn, or told
+    cdef readonly uint64_t ram_base         # host address of physical address 0; 0: objects have no bytes
+    cdef readonly uint64_t page_offset      # kernel address of physical address 0
+    cdef readonly int word_bytes
+    cdef readonly bint init_on_alloc
+    cdef readonly bint init_on_free
+    cdef public object checker              # kmem.mm.slub_check.SlubChecker once there is memory
+    cdef public bint pending                # the checker has something to report
+    cdef public object page_source          # where frames of slabs come from if not from the allocator
+    cdef readonly uint64_t seed
+    cdef public dict ctors                  # cache: function that is called for each object of a new slab
+    cdef public dict wild                   # slab: what stands at the overwritten end of its freelist
+    cdef public uint64_t orig_size          # what the latest kmalloc asked for
 
     cdef int grow_caches(self) except -1
     cdef bint has_normal_memory(self, int node) except? -1
-    cdef uint32_t new_slab(self, uint32_t cache, uint32_t gfp, int node) except? 0xFFFFFFFE
-    cdef int init_freelist(self, uint32_t slab) except -1
-    cdef int shuffle_freelist(self, uint32_t cache, uint32_t slab) except -1
-    cdef int discard_slab(self, uint32_t cache, uint32_t slab) except -1
-    cdef int release_slab(self, uint32_t cache, uint32_t slab) except -1
-    cdef int free_slab_pages(self, uint32_t slab) except -1
-    cdef CacheNode *slab_node(self, uint32_t cache, uint32_t slab) except NULL
-    cdef int add_partial(self, uint32_t cache, uint32_t slab, bint tail) except -1
-    cdef int remove_partial(self, uint32_t cache, uint32_t slab) except -1
-    cdef int add_full(self, uint32_t cache, uint32_t slab) except -1
-    cdef int remove_full(self, uint32_t cache, uint32_t slab) except -1
-    cdef int count_slab(self, uint32_t cache, uint32_t slab, int sign) except -1
-    cdef int shrink_node(self, uint32_t cache, int node) except -1
-    cdef int free_partial(self, uint32_t cache, int node) except -1
     cdef uint64_t object_address(self, uint32_t cache, uint32_t slab, uint16_t index) except? 0xFFFFFFFFFFFFFFFD
     cdef uint32_t slab_of(self, uint64_t address) except? 0xFFFFFFFE
     cdef uint32_t locate(self, uint64_t address, uint16_t *index) except? 0xFFFFFFFE
     cdef uint32_t alloc_links(self, uint32_t objects) except? 0xFFFFFFFE
     cdef int free_links(self, uint32_t slots, uint32_t objects) except -1
     cdef uint32_t random_below(self, uint32_t limit) except? 0xFFFFFFFE
+    cdef uint64_t hidden(self, uint32_t cache, uint64_t pointer, uint64_t phys)
+    cdef uint64_t read_link(self, uint32_t cache, uint64_t address)
+    cdef uint64_t link_pointer(self, uint32_t cache, uint32_t slab, uint16_t link) except? 0xFFFFFFFFFFFFFFFD
+    cdef int write_link(self, uint32_t cache, uint32_t slab, uint16_t index, uint16_t link) except -1
+    cdef uint16_t next_link(self, uint32_t cache, uint32_t slab, uint16_t index) except? 0xFFFC
+    cdef uint16_t wild_link(self, uint32_t slab, uint16_t link, uint64_t pointer) except? 0xFFFC
+    cdef int zero_bytes(self, uint64_t phys, uint64_t size) except -1
+    cdef int init_on_free_bytes(self, uint32_t cache, uint64_t address) except -1

@@ -1,48 +1,39 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Slabs: the blocks of pages that objects are cut from, and the caches they belong to.
+"""Slab caches and the objects in their slabs: where everything is, and what stands there.
 
-A slab is a block of pages cut into objects of one size.  This module makes and
-releases slabs, keeps the lists of each node (partially used slabs and, for
-caches that track their users, full ones) and the storage behind all of it;
-:mod:`kmem.mm.slub` hands out the objects.
+A slab is a block of pages cut into objects of one size.  This module holds the
+caches, the storage behind all their slabs, and the objects by address;
+:mod:`kmem.mm.slab_pages` makes and releases slabs and keeps the lists of each
+node, :mod:`kmem.mm.slub_partial` those of CPUs, and :mod:`kmem.mm.slub` hands
+out the objects.
 
 An *object* is named by its physical address: ``pfn << PAGE_SHIFT`` plus the
 offset in the page, 64 bits on every machine; on the direct map the kernel's
 pointer is that plus ``PAGE_OFFSET``.  Physical address 0 is an address like
 any other, so "no object" is ``NULL_OBJECT``, all ones.
 
-Freelists do not lie in the objects, which the model does not have, but in one
-array of 16-bit links, packed slab by slab: ``links[Page.slots + n]`` is the
-number of the object that follows object `n`, ``NO_OBJECT`` at the end of a
-list and ``IN_USE`` while the object is handed out.  The last makes a double
-free visible at the price of a store.  All state is in flat arrays.
+Freelists are kept in one array of 16-bit links, packed slab by slab:
+``links[Page.slots + n]`` is the number of the object that follows object `n`,
+``NO_OBJECT`` at the end of a list and ``IN_USE`` while the object is handed
+out.  The last makes a double free visible at the price of a store.  All state
+is in flat arrays.
+
+Where the machine's memory has bytes (:meth:`Slabs.attach_ram`), the free
+pointers lie in the objects as well, hidden as the kernel hides them.  What
+stands there decides: a pointer that is not the one that the links hold was
+overwritten, and is followed as the kernel would follow it (``WILD``).
 
 Source: mm/slab.h, mm/slub.c @6.1.192
 Differs: ``struct kmem_cache`` and its parts take no memory of the modelled
-machine; debug caches follow the debug paths, but have no bytes to check.
+machine; without memory, debug caches follow the debug paths, but have no bytes to check.
 """
+
+import zlib
 
 import cython
 import numpy as np
-from cython.cimports.kmem.mm.page import (
-    MAX_NR_ZONES,
-    MAX_ORDER,
-    NO_OBJECT,
-    PG_SLAB,
-    PG_TAIL,
-    list_add,
-    list_add_tail,
-    list_del,
-    list_init,
-)
-from cython.cimports.kmem.mm.page_alloc import (
-    GFP_DIRECT_RECLAIM_BIT,
-    GFP_KSWAPD_RECLAIM_BIT,
-    GFP_NOFAIL_BIT,
-    GFP_NOMEMALLOC_BIT,
-    GFP_NORETRY_BIT,
-    GFP_NOWARN_BIT,
-)
+from cython.cimports.kmem.mm.page import MAX_NR_ZONES, MAX_ORDER, NO_OBJECT, PG_SLAB, PG_TAIL, list_init
+from cython.cimports.libc.string import memset
 
 from kmem.errors import StateError, UsageError
 from kmem.mm.page import NO_PAGE
@@ -68,6 +59,12 @@ CACHE_DTYPE = np.dtype(
         ("freed_slabs", "u4"),
         ("order_fallbacks", "u4"),
         ("failures", "u4"),
+        ("object_size", "u4"),
+        ("fp_offset", "u4"),
+        ("init", "u1"),
+        ("setup", "u1"),
+        ("spare", "u2"),
+        ("random", "u8"),
     ],
     align=True,
 )
@@ -100,19 +97,15 @@ CPU_DTYPE = np.dtype(
 # What a row of caches takes over from a CacheGeometry by name.
 _GEOMETRY_FIELDS = (
     *("size", "flags", "allocflags", "min_partial", "cpu_partial_slabs", "remote_ratio", "ksize"),
-    *("objects", "min_objects", "order", "min_order", "debug"),
+    *("objects", "min_objects", "order", "min_order", "debug", "object_size"),
 )
 
 # Links are given out in chunks of a multiple of this many.
 _CHUNK = cython.declare(cython.uint, 8)
 _PAGE_SHIFT = cython.declare(cython.uint, 12)
 
-# GFP_RECLAIM_MASK | GFP_CONSTRAINT_MASK: all that a slab allocation takes over from its request.
-# Source: mm/internal.h
-_GFP_SLAB_MASK = cython.declare(cython.uint, 0x3BEEE0)
-_GFP_RECLAIM = cython.declare(cython.uint, GFP_DIRECT_RECLAIM_BIT | GFP_KSWAPD_RECLAIM_BIT)
-
 _SLAB_RED_ZONE = cython.declare(cython.uint, 0x400)
+_SLAB_POISON = cython.declare(cython.uint, 0x800)
 _SLAB_STORE_USER = cython.declare(cython.uint, 0x10000)
 _SLAB_TYPESAFE_BY_RCU = cython.declare(cython.uint, 0x80000)
 
@@ -162,10 +155,16 @@ class Slabs:
         self.random_state = seed & 0xFFFFFFFFFFFFFFFF
         self.start_object = -1
         self.shuffled_slabs = 0
+        self.seed = seed & 0xFFFFFFFFFFFFFFFF
+        self.ram_base = 0
+        self.page_offset = 0
+        self.word_bytes = 8
+        self.wild = {}
+        self.ctors = {}
 
     # ------------------------------------------------------------------ caches
 
-    def kmem_cache_create(self, geometry, random_seq=None) -> int:
+    def kmem_cache_create(self, geometry, random_seq=None, random=None) -> int:
         """Set up an empty cache.
 
         Parameters
@@ -175,6 +174,8 @@ class Slabs:
         random_seq : sequence of int, optional
             Order of the objects on a shuffled freelist, a permutation of
             ``range(geometry.objects)``. Drawn if `geometry` asks for one.
+        random : int, optional
+            What free pointers are hidden with; drawn if not given.
 
         Returns
         -------
@@ -216,7 +217,11 @@ class Slabs:
         row["random_seq"] = NO_PAGE if random_seq is None else self.store_sequence(random_seq)
         for field in ("new_slabs", "freed_slabs", "order_fallbacks", "failures"):
             row[field] = 0
+        row["fp_offset"] = g.offset
+        row["random"] = self.cache_random(index, g.name) if random is None else random
         row["live"] = 1
+        self.ctors.pop(index, None)
+        self.set_init(index)
         cpus = self.cpus_array[index * self.nr_cpus : (index + 1) * self.nr_cpus]
         cpus["slab"] = cpus["partial"] = NO_PAGE
         cpus["freelist"] = NO_OBJECT
@@ -233,6 +238,53 @@ class Slabs:
             self.nodes[node].unseen = 0
         self.geometries[index] = g
         return index
+
+    def cache_random(self, index: int, name: str) -> int:
+        """Return the number that a cache's free pointers are hidden with: by seed and cache alone.
+
+        Source: mm/slub.c:kmem_cache_open @6.1.192
+        """
+        mask = 0xFFFFFFFFFFFFFFFF
+        seed: object = self.seed
+        z = ((seed + 1) * 0x9E3779B97F4A7C15 + (zlib.crc32(name.encode()) << 32) + index) & mask
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+        return z ^ (z >> 31)
+
+    def set_init(self, cache: int) -> None:
+        """Work out when a cache's objects are zeroed, and how its slabs are set up.
+
+        Source: mm/slab.h:slab_want_init_on_alloc, slab_want_init_on_free @6.1.192
+        """
+        row = self.caches_array[cache]
+        flags = int(row["flags"])
+        ctor = self.geometries[cache].ctor if cache in self.geometries else False
+        ctor = ctor or cache in self.ctors
+        keeps = ctor or flags & (_SLAB_TYPESAFE_BY_RCU | _SLAB_POISON)
+        init = 0
+        if self.init_on_alloc:
+            init = INIT_NEVER if ctor else 0 if keeps else INIT_ON_ALLOC
+        if self.init_on_free and not keeps:
+            init |= INIT_ON_FREE
+        row["init"] = init
+        row["setup"] = cache in self.ctors or flags & (_SLAB_STORE_USER | _SLAB_RED_ZONE | _SLAB_POISON) != 0
+
+    def set_ctor(self, cache: int, ctor) -> None:
+        """Have a function called for each object when a slab of a cache is made; None for none.
+
+        Parameters
+        ----------
+        cache : int
+        ctor : callable or None
+            Called with the object's physical address. It runs while the slab belongs to nobody; what it
+            raises goes to whoever wanted the object, after the slab is given back.
+        """
+        self.check_cache(cache)
+        if ctor is None:
+            self.ctors.pop(cache, None)
+        else:
+            self.ctors[cache] = ctor
+        self.set_init(cache)
 
     def draw_sequence(self, count: int) -> list:
         """Draw a random order of `count` objects.
@@ -309,262 +361,142 @@ class Slabs:
         self.chunks = self.chunks_array
         self.sequences = self.sequences_array
 
-    # ------------------------------------------------------------------ slabs from the page allocator, and back
+    # ------------------------------------------------------------------ bytes
 
-    def new_slab(self, cache, gfp, node):
-        """Take pages for a slab, of the preferred order or else of the minimum, and link its objects.
+    def attach_ram(
+        self,
+        base: int,
+        *,
+        checker,
+        page_offset: int,
+        word_bytes: int = 8,
+        init_on_alloc: bool = True,
+        init_on_free: bool = False,
+    ) -> None:
+        """Give the objects bytes: from now on free pointers, poison and red zones are in memory.
 
-        The first attempt must not press: it neither warns nor reclaims when a
-        smaller slab would do.
+        Slabs that exist already get the bytes that they would have now. Linear in their objects.
 
-        Source: mm/slub.c:new_slab, allocate_slab @6.1.192
+        Parameters
+        ----------
+        base : int
+            Host address of physical address 0; all frames are mapped from there on.
+        checker : kmem.mm.slub_check.SlubChecker
+            Sets up and checks the slabs of debug caches.
+        page_offset : int
+            Kernel address of physical address 0.
+        word_bytes : int
+            Size of a pointer.
+        init_on_alloc, init_on_free : bool
+            The boot options of the same names.
         """
-        s: cython.pointer(Cache) = cython.address(self.caches[cache])
-        flags: cython.uint = (gfp & _GFP_SLAB_MASK) | s.allocflags
-        attempt: cython.uint = (flags | GFP_NOWARN_BIT | GFP_NORETRY_BIT) & ~GFP_NOFAIL_BIT
-        order: cython.uint = s.order
-        objects: cython.ushort = s.objects
-        slab: cython.uint
-        if attempt & GFP_DIRECT_RECLAIM_BIT and order > s.min_order:
-            attempt = (attempt | GFP_NOMEMALLOC_BIT) & ~_GFP_RECLAIM
-        slab = self.allocator.alloc_pages_node(node, attempt, order)
-        if slab == NO_SLAB:
-            s = cython.address(self.caches[cache])
-            order = s.min_order
-            objects = s.min_objects
-            slab = self.allocator.alloc_pages_node(node, flags, order)
-            if slab == NO_SLAB:
-                return NO_SLAB
-            self.caches[cache].order_fallbacks += 1
-        self.caches[cache].new_slabs += 1
-        self.pages[slab].kind = PG_SLAB
-        self.pages[slab].order = order
-        self.pages[slab].cache = cache
-        self.pages[slab].objects = objects
-        self.pages[slab].inuse = 0
-        self.pages[slab].frozen = 0
-        self.pages[slab].slabs = 0
-        self.pages[slab].slots = self.alloc_links(objects)
-        if objects < 2 or self.caches[cache].random_seq == NO_SLAB:
-            self.init_freelist(slab)
-        else:
-            self.shuffle_freelist(cache, slab)
-        return slab
+        self.checker = checker
+        self.page_offset = page_offset
+        self.word_bytes = word_bytes
+        self.init_on_alloc = init_on_alloc
+        self.init_on_free = init_on_free
+        self.ram_base = base
+        for cache in self.geometries:
+            self.set_init(cache)
+        checker.adopt_slabs()
 
-    def init_freelist(self, slab):
-        """Link the objects of a fresh slab in the order of their addresses."""
+    def write_links(self, slab: int) -> None:
+        """Write the free pointers of a slab that has none in memory yet."""
+        cache: cython.uint = self.pages[slab].cache
+        index: cython.uint
+        link: cython.ushort
+        for index in range(self.pages[slab].objects):
+            link = self.links[self.pages[slab].slots + index]
+            if link != IN_USE:
+                self.write_link(cache, slab, index, link)
+
+    def hidden(self, cache, pointer, phys):
+        """Return a free pointer as it stands in memory at `phys`, or what one that stands there says.
+
+        Source: mm/slub.c:freelist_ptr @6.1.192 (CONFIG_SLAB_FREELIST_HARDENED)
+        """
+        at: cython.ulonglong = self.page_offset + phys
+        if self.word_bytes == 8:
+            return pointer ^ self.caches[cache].random ^ swab64(at)
+        return (pointer ^ self.caches[cache].random ^ swab32(cython.cast(cython.uint, at & 0xFFFFFFFF))) & 0xFFFFFFFF
+
+    def read_link(self, cache, address):
+        """Return the free pointer of the object at a physical address.
+
+        Source: mm/slub.c:get_freepointer @6.1.192
+        """
+        phys: cython.ulonglong = address + self.caches[cache].fp_offset
+        at: cython.size_t = cython.cast(cython.size_t, self.ram_base + phys)
+        if self.word_bytes == 8:
+            return self.hidden(cache, cython.cast(cython.pointer(cython.ulonglong), at)[0], phys)
+        return self.hidden(cache, cython.cast(cython.pointer(cython.uint), at)[0], phys)
+
+    def link_pointer(self, cache, slab, link):
+        """Return the kernel address that a link stands for."""
+        if link == NO_OBJECT:
+            return 0
+        if link == WILD:
+            return self.wild.get(slab, 0)
+        return self.page_offset + self.object_address(cache, slab, link)
+
+    def write_link(self, cache, slab, index, link):
+        """Write the free pointer of an object.
+
+        Source: mm/slub.c:set_freepointer @6.1.192
+        """
+        phys: cython.ulonglong = self.object_address(cache, slab, index) + self.caches[cache].fp_offset
+        word: cython.ulonglong = self.hidden(cache, self.link_pointer(cache, slab, link), phys)
+        at: cython.size_t = cython.cast(cython.size_t, self.ram_base + phys)
+        if self.word_bytes == 8:
+            cython.cast(cython.pointer(cython.ulonglong), at)[0] = word
+        else:
+            cython.cast(cython.pointer(cython.uint), at)[0] = cython.cast(cython.uint, word)
+        return 0
+
+    def next_link(self, cache, slab, index):
+        """Return the link behind a free object: the one that memory says."""
+        link: cython.ushort = self.links[self.pages[slab].slots + index]
+        pointer: cython.ulonglong = self.read_link(cache, self.object_address(cache, slab, index))
+        if pointer == self.link_pointer(cache, slab, link):
+            return link
+        return self.wild_link(slab, link, pointer)
+
+    def wild_link(self, slab, link, pointer):
+        """Follow a free pointer that was overwritten: the objects behind it are lost for good."""
         slots: cython.uint = self.pages[slab].slots
-        last: cython.uint = self.pages[slab].objects - 1
-        n: cython.uint
-        for n in range(last):
-            self.links[slots + n] = n + 1
-        self.links[slots + last] = NO_OBJECT
-        self.pages[slab].freelist = 0
+        following: cython.ushort
+        while link < WILD:
+            following = self.links[slots + link]
+            self.links[slots + link] = IN_USE
+            link = following
+        self.wild.pop(slab, None)
+        if pointer == 0:
+            return NO_OBJECT
+        self.wild[slab] = pointer
+        return WILD
+
+    def zero_bytes(self, phys, size):
+        """Zero memory."""
+        memset(
+            cython.cast(cython.p_void, cython.cast(cython.size_t, self.ram_base + phys)),
+            0,
+            cython.cast(cython.size_t, size),
+        )
         return 0
 
-    def shuffle_freelist(self, cache, slab):
-        """Link the objects of a fresh slab in the cache's random order, from a random place on.
+    def init_on_free_bytes(self, cache, address):
+        """Zero an object that is freed, its metadata too but for the red zone in front of the next one.
 
-        Source: mm/slub.c:shuffle_freelist, next_freelist_entry @6.1.192
+        Source: mm/slub.c:slab_free_hook @6.1.192
         """
-        base: cython.uint = self.caches[cache].random_seq
-        count: cython.uint = self.caches[cache].objects
-        objects: cython.uint = self.pages[slab].objects
-        slots: cython.uint = self.pages[slab].slots
-        place: cython.uint
-        left: cython.uint = objects
-        link: cython.uint = NO_SLAB
-        n: cython.ushort
-        self.shuffled_slabs += 1
-        if self.start_object < 0:
-            place = self.random_below(count)
-        else:
-            place = 0
-            while place < count and self.sequences[base + place] != self.start_object:
-                place += 1
-            if place == count:
-                place = 0
-        while left:
-            n = self.sequences[base + place]
-            place += 1
-            if place == count:
-                place = 0
-            if n >= objects:
-                continue  # a slab of the minimum order has fewer
-            if link == NO_SLAB:
-                self.pages[slab].freelist = n
-            else:
-                self.links[link] = n
-            link = slots + n
-            left -= 1
-        self.links[link] = NO_OBJECT
-        return 0
-
-    def discard_slab(self, cache, slab):
-        """Count a slab out of its cache and give its pages back, at once or after a grace period.
-
-        Source: mm/slub.c:discard_slab @6.1.192
-        """
-        self.count_slab(cache, slab, -1)
-        return self.release_slab(cache, slab)
-
-    def release_slab(self, cache, slab):
-        """Give a slab's pages back; those of a SLAB_TYPESAFE_BY_RCU cache wait for :meth:`rcu_barrier`.
-
-        Source: mm/slub.c:free_slab @6.1.192
-        """
-        self.caches[cache].freed_slabs += 1
-        self.pages[slab].frozen = 0
-        if not self.caches[cache].flags & _SLAB_TYPESAFE_BY_RCU:
-            return self.free_slab_pages(slab)
-        self.pages[slab].next = NO_SLAB
-        if self.rcu_first == NO_SLAB:
-            self.rcu_first = slab
-        else:
-            self.pages[self.rcu_last].next = slab
-        self.rcu_last = slab
-        self.rcu_pending += 1
-        return 0
-
-    def free_slab_pages(self, slab):
-        """Turn a slab back into a plain block and free it.
-
-        Source: mm/slub.c:__free_slab @6.1.192
-        """
-        order: cython.uint = self.pages[slab].order
-        self.free_links(self.pages[slab].slots, self.pages[slab].objects)
-        self.pages[slab].inuse = 0
-        self.pages[slab].objects = 0
-        self.pages[slab].freelist = NO_OBJECT
-        return self.allocator.free_pages_order(slab, order)
-
-    def rcu_barrier(self) -> int:
-        """Let a grace period pass: the pages of released SLAB_TYPESAFE_BY_RCU slabs go back, oldest first.
-
-        Returns
-        -------
-        int
-            How many slabs were freed.
-        """
-        slab: cython.uint = self.rcu_first
-        following: cython.uint
-        count = self.rcu_pending
-        self.rcu_first = NO_SLAB
-        self.rcu_last = NO_SLAB
-        self.rcu_pending = 0
-        while slab != NO_SLAB:
-            following = self.pages[slab].next
-            self.free_slab_pages(slab)
-            slab = following
-        return count
-
-    # ------------------------------------------------------------------ lists and counters of a node
-
-    def slab_node(self, cache, slab):
-        """Return the per-node part of a cache for the node that a slab lies on."""
-        return cython.address(self.nodes[cache * self.nr_nodes + self.pages[slab].zone // MAX_NR_ZONES])
-
-    def add_partial(self, cache, slab, tail):
-        """Put a slab on its node's partial list."""
-        n: cython.pointer(CacheNode) = self.slab_node(cache, slab)
-        n.nr_partial += 1
-        if tail:
-            return list_add_tail(self.pages, n.partial, slab)
-        return list_add(self.pages, n.partial, slab)
-
-    def remove_partial(self, cache, slab):
-        """Take a slab off its node's partial list."""
-        self.slab_node(cache, slab).nr_partial -= 1
-        return list_del(self.pages, slab)
-
-    def add_full(self, cache, slab):
-        """Put a slab on the list of full slabs, which only SLAB_STORE_USER caches keep."""
-        if self.caches[cache].flags & _SLAB_STORE_USER:
-            list_add(self.pages, self.slab_node(cache, slab).full, slab)
-        return 0
-
-    def remove_full(self, cache, slab):
-        """Take a slab off the list of full slabs, if its cache keeps one."""
-        if self.caches[cache].flags & _SLAB_STORE_USER:
-            list_del(self.pages, slab)
-        return 0
-
-    def count_slab(self, cache, slab, sign):
-        """Count a slab and its objects into (1) or out of (-1) its node.
-
-        Source: mm/slub.c:inc_slabs_node, dec_slabs_node @6.1.192
-        """
-        n: cython.pointer(CacheNode) = self.slab_node(cache, slab)
-        n.nr_slabs += sign
-        n.total_objects += sign * cython.cast(cython.int, self.pages[slab].objects)
-        return 0
-
-    def shrink_node(self, cache, node):
-        """Give a node's empty slabs back and sort the others: fewest free objects first.
-
-        Slabs with more than SHRINK_PROMOTE_MAX free objects keep their order
-        behind the sorted ones.
-
-        Source: mm/slub.c:__kmem_cache_do_shrink @6.1.192
-        """
-        n: cython.pointer(CacheNode) = cython.address(self.nodes[cache * self.nr_nodes + node])
-        promote: cython.uint[32]
-        discard: cython.uint = NO_SLAB
-        slab: cython.uint
-        following: cython.uint
-        anchor: cython.uint
-        free: cython.uint
-        i: cython.int
-        for i in range(SHRINK_PROMOTE_MAX):
-            promote[i] = NO_SLAB
-        slab = self.pages[n.partial].next
-        while slab != n.partial:
-            following = self.pages[slab].next
-            free = self.pages[slab].objects - self.pages[slab].inuse
-            if self.pages[slab].inuse == 0:
-                self.remove_partial(cache, slab)
-                self.count_slab(cache, slab, -1)
-                self.pages[slab].next = discard
-                discard = slab
-            elif free <= SHRINK_PROMOTE_MAX:
-                list_del(self.pages, slab)
-                self.pages[slab].next = promote[free - 1]
-                promote[free - 1] = slab
-            slab = following
-        for i in range(SHRINK_PROMOTE_MAX - 1, -1, -1):
-            slab = promote[i]
-            anchor = n.partial
-            while slab != NO_SLAB:
-                following = self.pages[slab].next
-                list_add(self.pages, anchor, slab)
-                anchor = slab
-                slab = following
-        while discard != NO_SLAB:
-            following = self.pages[discard].next
-            self.release_slab(cache, discard)
-            discard = following
-        return 0
-
-    def free_partial(self, cache, node):
-        """Give a node's empty slabs back, the last of its list first.
-
-        Source: mm/slub.c:free_partial @6.1.192
-        """
-        head: cython.uint = self.nodes[cache * self.nr_nodes + node].partial
-        slab: cython.uint = self.pages[head].next
-        discard: cython.uint = NO_SLAB
-        following: cython.uint
-        while slab != head:
-            following = self.pages[slab].next
-            if self.pages[slab].inuse == 0:
-                self.remove_partial(cache, slab)
-                self.pages[slab].next = discard
-                discard = slab
-            slab = following
-        while discard != NO_SLAB:
-            following = self.pages[discard].next
-            self.discard_slab(cache, discard)
-            discard = following
+        size: cython.uint
+        inuse: cython.uint
+        if self.caches[cache].init & INIT_ON_FREE:
+            geometry = self.geometries[cache]
+            size = geometry.size
+            inuse = geometry.inuse
+            self.zero_bytes(address, self.caches[cache].object_size)
+            self.zero_bytes(address + inuse, size - inuse - self.caches[cache].red_left_pad)
         return 0
 
     # ------------------------------------------------------------------ objects

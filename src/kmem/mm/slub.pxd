@@ -3,15 +3,15 @@
 cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from kmem.mm.slab cimport CacheCpu, Slabs
+from kmem.mm.slab cimport CacheCpu
+from kmem.mm.slub_partial cimport PartialSlabs
 
 @cython.final
-cdef class Slub(Slabs):
+cdef class Slub(PartialSlabs):
     cdef public object kmalloc_array
     cdef uint16_t[::1] kmalloc_caches       # type * NR_KMALLOC_INDEXES + index
     cdef uint8_t[::1] kmalloc_indexes       # by (size + 7) / 8
     cdef uint32_t kmalloc_cache             # that the last kmalloc() went to; NO_CACHE for none
-    cdef public bint cpu_partial            # CONFIG_SLUB_CPU_PARTIAL
     cdef public object on_track             # called where the stack of a STORE_USER cache's user is saved
 
     # An object is its physical address, NULL_OBJECT none.  Node -1 is no wish.
@@ -29,17 +29,12 @@ cdef class Slub(Slabs):
     cdef uint64_t load_freelist(self, CacheCpu *c, uint32_t slab, uint16_t index) except? 0xFFFFFFFFFFFFFFFD
     cdef uint64_t take_from_reserve_slab(self, uint32_t cache, uint32_t slab, uint16_t index) except? 0xFFFFFFFFFFFFFFFD
     cdef uint64_t take_debug_object(self, uint32_t cache, uint32_t slab, uint16_t index, uint32_t gfp) except? 0xFFFFFFFFFFFFFFFD
-    cdef uint32_t get_partial(self, uint32_t cache, uint32_t gfp, int node, uint16_t *index) except? 0xFFFFFFFE
-    cdef uint32_t get_any_partial(self, uint32_t cache, uint32_t gfp, uint16_t *index) except? 0xFFFFFFFE
-    cdef uint32_t get_partial_node(self, uint32_t cache, uint32_t gfp, int node, uint16_t *index) except? 0xFFFFFFFE
-    cdef uint16_t alloc_single_from_partial(self, uint32_t cache, uint32_t slab) except? 0xFFFD
-    cdef uint16_t alloc_single_from_new_slab(self, uint32_t cache, uint32_t slab) except? 0xFFFD
-    cdef int deactivate_slab(self, uint32_t cache, uint32_t slab, uint16_t freelist) except -1
-    cdef int unfreeze_partials(self, uint32_t cache, uint32_t slab) except -1
-    cdef int put_cpu_partial(self, uint32_t cache, uint32_t slab, bint drain) except -1
-    cdef int flush_slab(self, uint32_t cache, int cpu) except -1
-    cdef int flush_cpu_slab(self, uint32_t cache, int cpu) except -1
     cdef int slab_free_slow(self, uint32_t cache, uint32_t slab, uint16_t head, uint16_t tail, uint16_t count) except -1
     cdef int free_to_partial_list(self, uint32_t cache, uint32_t slab, uint16_t head, uint16_t tail, uint16_t count) except -1
     cdef uint64_t kmalloc_large(self, uint64_t size, uint32_t gfp, int node) except? 0xFFFFFFFFFFFFFFFD
+    cdef uint64_t finish_alloc(self, uint32_t cache, uint64_t address, uint32_t gfp) except? 0xFFFFFFFFFFFFFFFD
+    cdef uint64_t alloc_wild(self, CacheCpu *c) except? 0xFFFFFFFFFFFFFFFD
+    cdef int slab_free_bytes(self, uint64_t address) except -1
+    cdef int checker_free_again(self, uint32_t cache, uint32_t slab, uint64_t address, uint16_t head) except -1
+    cdef int detached_bytes(self, uint32_t cache, uint32_t slab, uint16_t head) except -1
     cdef int free_detached(self, uint32_t slab, uint16_t head, uint16_t tail, uint16_t count) except -1

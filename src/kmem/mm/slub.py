@@ -18,15 +18,7 @@ memory control groups charge nothing.
 
 import cython
 import numpy as np
-from cython.cimports.kmem.mm.page import (
-    MAX_NR_ZONES,
-    MAX_ORDER,
-    NO_OBJECT,
-    PG_LARGE,
-    PGF_PFMEMALLOC,
-    Page,
-    list_del,
-)
+from cython.cimports.kmem.mm.page import MAX_NR_ZONES, MAX_ORDER, NO_OBJECT, PG_LARGE, Page
 from cython.cimports.kmem.mm.page_alloc import (
     GFP_COMP_BIT,
     GFP_DIRECT_RECLAIM_BIT,
@@ -35,22 +27,24 @@ from cython.cimports.kmem.mm.page_alloc import (
     GFP_HIGHMEM_BIT,
     GFP_NOWARN_BIT,
     GFP_RECLAIMABLE_BIT,
-    GFP_THISNODE_BIT,
-    PageAllocator,
 )
 from cython.cimports.kmem.mm.slab import (
     IN_USE,
+    INIT_NEVER,
+    INIT_ON_ALLOC,
+    INIT_ON_FREE,
     KMALLOC_MAX_CACHE_SIZE,
     NO_CACHE,
     NO_SLAB,
     NR_KMALLOC_INDEXES,
     NR_KMALLOC_TYPES,
     NULL_OBJECT,
+    WILD,
     CacheCpu,
-    CacheNode,
-    Slabs,
 )
+from cython.cimports.kmem.mm.slub_partial import PartialSlabs, pfmemalloc_match
 from cython.cimports.kmem.mm.tracepoint import TP_KFREE, TP_KMALLOC, TP_KMEM_CACHE_ALLOC, TP_KMEM_CACHE_FREE
+from cython.cimports.libc.string import memmove
 
 from kmem.errors import StateError, UsageError
 from kmem.mm.kmalloc import kmalloc_index
@@ -61,13 +55,14 @@ ZERO_SIZE_OBJECT = 0xFFFFFFFFFFFFFFFE
 _ZERO = cython.declare(cython.ulonglong, 0xFFFFFFFFFFFFFFFE)
 _PAGE_SHIFT = cython.declare(cython.uint, 12)
 _GFP_ACCOUNT = cython.declare(cython.uint, 0x400000)
+_GFP_ZERO = cython.declare(cython.uint, 0x100)
 _SLAB_STORE_USER = cython.declare(cython.uint, 0x10000)
 _SLAB_TYPESAFE_BY_RCU = cython.declare(cython.uint, 0x80000)
 
 
 @cython.final
 @cython.cclass
-class Slub(Slabs):
+class Slub(PartialSlabs):
     """All slab caches of a machine, over one page allocator.
 
     Parameters
@@ -79,20 +74,17 @@ class Slub(Slabs):
 
     Attributes
     ----------
-    cpu_partial : bool
-        Whether CPUs keep lists of partial slabs (SLUB_CPU_PARTIAL, the default).
     on_track : callable or None
         Called as ``on_track(freeing, gfp)`` where the kernel saves the stack
         of a SLAB_STORE_USER cache's user, which may take pages of its own.
     """
 
     def __init__(self, allocator, seed: int = 0):
-        Slabs.__init__(self, allocator, seed)
+        PartialSlabs.__init__(self, allocator, seed)
         self.kmalloc_array = np.full(NR_KMALLOC_TYPES * NR_KMALLOC_INDEXES, NO_CACHE, np.uint16)
         self.kmalloc_caches = self.kmalloc_array
         indexes = [kmalloc_index(8 * n) for n in range(KMALLOC_MAX_CACHE_SIZE // 8 + 1)]
         self.kmalloc_indexes = np.array(indexes, np.uint8)
-        self.cpu_partial = True
         self.on_track = None
 
     # ------------------------------------------------------------------ allocation
@@ -115,12 +107,44 @@ class Slub(Slabs):
         c: cython.pointer(CacheCpu) = cython.address(self.cpus[cache * self.nr_cpus + self.allocator.cpu])
         index: cython.ushort = c.freelist
         link: cython.uint
-        if index == NO_OBJECT or (node >= 0 and self.pages[c.slab].zone // MAX_NR_ZONES != node):
-            return self.slab_alloc_slow(cache, gfp, node)
+        if index >= WILD or (node >= 0 and self.pages[c.slab].zone // MAX_NR_ZONES != node):
+            return self.finish_alloc(cache, self.slab_alloc_slow(cache, gfp, node), gfp)
         link = c.slots + index
+        if self.ram_base:
+            c.freelist = self.next_link(cache, c.slab, index)
+            self.links[link] = IN_USE
+            return self.finish_alloc(cache, self.object_address(cache, c.slab, index), gfp)
         c.freelist = self.links[link]
         self.links[link] = IN_USE
         return (cython.cast(cython.ulonglong, c.slab) << _PAGE_SHIFT) + c.red_left_pad + index * c.size
+
+    def finish_alloc(self, cache, address, gfp):
+        """Zero the bytes of an object that is handed out, where somebody wants that, and report what was found.
+
+        Source: mm/slub.c:maybe_wipe_obj_freeptr, mm/slab.h:slab_post_alloc_hook @6.1.192
+        """
+        init: cython.uint
+        if not self.ram_base:
+            return address
+        if address != NULL_OBJECT:
+            init = self.caches[cache].init
+            if init & INIT_ON_FREE:
+                self.zero_bytes(address + self.caches[cache].fp_offset, self.word_bytes)
+            if init & INIT_ON_ALLOC or (gfp & _GFP_ZERO and not init & INIT_NEVER):
+                self.zero_bytes(address, self.caches[cache].object_size)
+        if self.pending:
+            try:
+                self.checker.deliver()
+            except BaseException:
+                # Whoever catches the report has no object.
+                if address != NULL_OBJECT:
+                    self.checker.muted = True
+                    try:
+                        self.slab_free(address)
+                    finally:
+                        self.checker.muted = False
+                raise
+        return address
 
     def slab_alloc_slow(self, cache, gfp, node):
         """Find an object where this CPU's freelist has none: own slabs, the nodes' slabs, a new slab.
@@ -142,6 +166,8 @@ class Slub(Slabs):
                 c.partial = self.pages[slab].next
                 c.slab = slab
             index = c.freelist
+            if index == WILD:
+                return self.alloc_wild(c)
             if (node >= 0 and self.pages[slab].zone // MAX_NR_ZONES != node) or not pfmemalloc_match(
                 self.allocator, self.pages[slab].flags, gfp
             ):
@@ -168,6 +194,8 @@ class Slub(Slabs):
                 return NULL_OBJECT
             if debug:
                 index = self.alloc_single_from_new_slab(cache, slab)
+                if index == NO_OBJECT:
+                    return self.slab_alloc_slow(cache, gfp, node)  # its bytes changed at once: another one
             else:
                 index = self.pages[slab].freelist
                 self.pages[slab].freelist = NO_OBJECT
@@ -189,7 +217,10 @@ class Slub(Slabs):
         slots: cython.uint = self.pages[slab].slots
         c.slab = slab
         c.slots = slots
-        c.freelist = self.links[slots + index]
+        if self.ram_base:
+            c.freelist = self.next_link(self.pages[slab].cache, slab, index)
+        else:
+            c.freelist = self.links[slots + index]
         self.links[slots + index] = IN_USE
         return (cython.cast(cython.ulonglong, slab) << _PAGE_SHIFT) + c.red_left_pad + index * c.size
 
@@ -197,238 +228,44 @@ class Slub(Slabs):
         """Take one object of a slab out of the emergency reserves that the request may not share."""
         slots: cython.uint = self.pages[slab].slots
         following: cython.ushort = self.links[slots + index]
+        if self.ram_base:
+            following = self.next_link(cache, slab, index)
         self.links[slots + index] = IN_USE
         self.deactivate_slab(cache, slab, following)
         return self.object_address(cache, slab, index)
 
     def take_debug_object(self, cache, slab, index, gfp):
         """Finish a debug cache's allocation: the object is the caller's, its user is on record."""
-        if self.on_track is not None and self.caches[cache].flags & _SLAB_STORE_USER:
-            self.on_track(False, gfp & ~GFP_DIRECT_RECLAIM_BIT)
+        if self.caches[cache].flags & _SLAB_STORE_USER:
+            if self.on_track is not None:
+                self.on_track(False, gfp & ~GFP_DIRECT_RECLAIM_BIT)
+            if self.checker is not None:
+                self.checker.set_alloc_track(cache, self.object_address(cache, slab, index))
         return self.object_address(cache, slab, index)
 
-    # ------------------------------------------------------------------ slabs from the nodes' lists
+    def alloc_wild(self, c):
+        """Take the object that an overwritten free pointer names, wherever that is, as the kernel does.
 
-    def get_partial(self, cache, gfp, node, index):
-        """Take a partially used slab off a node's list, nearest node first; NO_SLAB if there is none.
-
-        Source: mm/slub.c:get_partial @6.1.192
+        Raises
+        ------
+        KernelOops
+            If no memory is there.
         """
-        slab: cython.uint
-        slab = self.get_partial_node(cache, gfp, node if node >= 0 else self.allocator.node, index)
-        if slab != NO_SLAB or node >= 0 or self.nr_nodes == 1:
-            return slab
-        return self.get_any_partial(cache, gfp, index)
-
-    def get_partial_node(self, cache, gfp, node, index):
-        """Take the first fitting slab of one node's list, and some more for the CPU's partial list.
-
-        The slab is returned frozen, with its first free object in `index[0]`;
-        of a debug cache's slab, only that object is taken.
-
-        Source: mm/slub.c:get_partial_node, acquire_slab @6.1.192
-        """
-        n: cython.pointer(CacheNode) = cython.address(self.nodes[cache * self.nr_nodes + node])
-        slab: cython.uint
-        following: cython.uint
-        taken: cython.uint = NO_SLAB
-        extra: cython.uint = 0
-        if n.nr_partial == 0:
-            return NO_SLAB
-        slab = self.pages[n.partial].next
-        while slab != n.partial:
-            following = self.pages[slab].next
-            if not pfmemalloc_match(self.allocator, self.pages[slab].flags, gfp):
-                slab = following
-                continue
-            if self.caches[cache].debug:
-                index[0] = self.alloc_single_from_partial(cache, slab)
-                return slab
-            list_del(self.pages, slab)
-            n.nr_partial -= 1
-            self.pages[slab].frozen = 1
-            if taken == NO_SLAB:
-                index[0] = self.pages[slab].freelist
-                self.pages[slab].freelist = NO_OBJECT
-                self.pages[slab].inuse = self.pages[slab].objects
-                taken = slab
-            else:
-                self.put_cpu_partial(cache, slab, False)
-                extra += 1
-            if not self.cpu_partial or extra > self.caches[cache].cpu_partial_slabs // 2:
-                break
-            slab = following
-        return taken
-
-    def get_any_partial(self, cache, gfp, index):
-        """Take a slab of another node that has more than it must keep, in zonelist order.
-
-        Source: mm/slub.c:get_any_partial @6.1.192
-        Differs: the kernel looks at the low bits of the time stamp counter and, at
-        the default ratio of 1000, stays on its node 23 times in 1024; the model
-        always looks further unless the ratio is 0.
-        """
-        place: cython.int = 0
-        zone: cython.uchar
-        slab: cython.uint
-        highest: cython.uchar = self.allocator.gfp_zones[gfp & 15]
-        row: cython.int = self.allocator.node
-        if not self.caches[cache].remote_ratio:
-            return NO_SLAB
-        if gfp & GFP_THISNODE_BIT:
-            row += self.nr_nodes
-        while True:
-            zone = self.allocator.zonelists[row, place]
-            if zone == 255:
-                return NO_SLAB
-            place += 1
-            if zone % MAX_NR_ZONES > highest:
-                continue
-            if self.nodes[cache * self.nr_nodes + zone // MAX_NR_ZONES].nr_partial > self.caches[cache].min_partial:
-                slab = self.get_partial_node(cache, gfp, zone // MAX_NR_ZONES, index)
-                if slab != NO_SLAB:
-                    return slab
-
-    def alloc_single_from_partial(self, cache, slab):
-        """Take one object of a debug cache's slab and leave the slab on its list, unless it is full now.
-
-        Source: mm/slub.c:alloc_single_from_partial @6.1.192
-        """
-        link: cython.uint
-        index: cython.ushort = self.pages[slab].freelist
-        link = self.pages[slab].slots + index
-        self.pages[slab].freelist = self.links[link]
-        self.links[link] = IN_USE
-        self.pages[slab].inuse += 1
-        if self.pages[slab].inuse == self.pages[slab].objects:
-            self.remove_partial(cache, slab)
-            self.add_full(cache, slab)
-        return index
-
-    def alloc_single_from_new_slab(self, cache, slab):
-        """Take one object of a debug cache's fresh slab and put the slab on the head of its list.
-
-        Source: mm/slub.c:alloc_single_from_new_slab @6.1.192
-        """
-        link: cython.uint
-        index: cython.ushort = self.pages[slab].freelist
-        link = self.pages[slab].slots + index
-        self.pages[slab].freelist = self.links[link]
-        self.links[link] = IN_USE
-        self.pages[slab].inuse = 1
-        if self.pages[slab].objects == 1:
-            self.add_full(cache, slab)
-        else:
-            self.add_partial(cache, slab, False)
-        self.count_slab(cache, slab, 1)
-        return index
-
-    # ------------------------------------------------------------------ slabs leaving a CPU
-
-    def deactivate_slab(self, cache, slab, freelist):
-        """Take a slab from its CPU: `freelist`, the CPU's own, goes in front of what others freed.
-
-        Source: mm/slub.c:deactivate_slab @6.1.192
-        """
-        n: cython.pointer(CacheNode) = self.slab_node(cache, slab)
-        tail: cython.bint = self.pages[slab].freelist != NO_OBJECT
-        slots: cython.uint = self.pages[slab].slots
-        index: cython.ushort = freelist
-        last: cython.ushort = NO_OBJECT
-        count: cython.ushort = 0
-        while index != NO_OBJECT:
-            last = index
-            count += 1
-            index = self.links[slots + index]
-        if last != NO_OBJECT:
-            self.links[slots + last] = self.pages[slab].freelist
-            self.pages[slab].freelist = freelist
-            self.pages[slab].inuse -= count
-        self.pages[slab].frozen = 0
-        if self.pages[slab].inuse == 0 and n.nr_partial >= self.caches[cache].min_partial:
-            return self.discard_slab(cache, slab)
-        if self.pages[slab].freelist != NO_OBJECT:
-            return self.add_partial(cache, slab, tail)
-        return self.add_full(cache, slab)
-
-    def unfreeze_partials(self, cache, slab):
-        """Move a CPU's partial list, `slab` first, to the nodes' lists; empty ones above the limit go.
-
-        Slabs are appended in list order, but those to be given back are given
-        back in reverse, after all others have moved.
-
-        Source: mm/slub.c:__unfreeze_partials @6.1.192
-        """
-        n: cython.pointer(CacheNode)
-        following: cython.uint
-        discard: cython.uint = NO_SLAB
-        while slab != NO_SLAB:
-            following = self.pages[slab].next
-            n = self.slab_node(cache, slab)
-            self.pages[slab].frozen = 0
-            if self.pages[slab].inuse == 0 and n.nr_partial >= self.caches[cache].min_partial:
-                self.pages[slab].next = discard
-                discard = slab
-            else:
-                self.add_partial(cache, slab, True)
-            slab = following
-        while discard != NO_SLAB:
-            following = self.pages[discard].next
-            self.discard_slab(cache, discard)
-            discard = following
-        return 0
-
-    def put_cpu_partial(self, cache, slab, drain):
-        """Put a slab that was just frozen on this CPU's partial list; `drain` empties a full list first.
-
-        Source: mm/slub.c:put_cpu_partial @6.1.192
-        """
-        c: cython.pointer(CacheCpu) = cython.address(self.cpus[cache * self.nr_cpus + self.allocator.cpu])
-        oldest: cython.uint = c.partial
-        unfreeze: cython.uint = NO_SLAB
-        count: cython.ushort = 0
-        if oldest != NO_SLAB:
-            if drain and self.pages[oldest].slabs >= self.caches[cache].cpu_partial_slabs:
-                unfreeze = oldest
-                oldest = NO_SLAB
-            else:
-                count = self.pages[oldest].slabs
-        self.pages[slab].slabs = count + 1
-        self.pages[slab].next = oldest
-        c.partial = slab
-        if unfreeze != NO_SLAB:
-            self.unfreeze_partials(cache, unfreeze)
-        return 0
-
-    def flush_slab(self, cache, cpu):
-        """Take a CPU's current slab from it.
-
-        Source: mm/slub.c:flush_slab @6.1.192
-        """
-        c: cython.pointer(CacheCpu) = cython.address(self.cpus[cache * self.nr_cpus + cpu])
         slab: cython.uint = c.slab
-        freelist: cython.ushort = c.freelist
-        c.slab = NO_SLAB
-        c.freelist = NO_OBJECT
-        if slab != NO_SLAB:
-            self.deactivate_slab(cache, slab, freelist)
-        return 0
-
-    def flush_cpu_slab(self, cache, cpu):
-        """Take all slabs of a cache from one CPU. Runs on that CPU.
-
-        Source: mm/slub.c:flush_cpu_slab @6.1.192
-        """
-        c: cython.pointer(CacheCpu) = cython.address(self.cpus[cache * self.nr_cpus + cpu])
-        here: cython.int = self.allocator.cpu
-        partial: cython.uint
-        self.allocator.cpu = cpu
-        self.flush_slab(cache, cpu)
-        partial = c.partial
-        c.partial = NO_SLAB
-        self.unfreeze_partials(cache, partial)
-        self.allocator.cpu = here
-        return 0
+        cache: cython.uint = self.pages[slab].cache
+        pointer: cython.ulonglong = self.wild[slab]
+        following: cython.ulonglong
+        end: cython.ulonglong = cython.cast(cython.ulonglong, self.memmap.nr_frames) << _PAGE_SHIFT
+        at: cython.ulonglong = self.caches[cache].fp_offset + self.word_bytes
+        if pointer < self.page_offset or pointer - self.page_offset > end - at:
+            self.checker.wild_access(cache, self.wild[slab])
+        following = self.read_link(cache, pointer - self.page_offset)
+        if following:
+            self.wild[slab] = following
+        else:
+            del self.wild[slab]
+            c.freelist = NO_OBJECT
+        return pointer - self.page_offset
 
     # ------------------------------------------------------------------ freeing
 
@@ -449,13 +286,58 @@ class Slub(Slabs):
         Source: mm/slub.c:do_slab_free @6.1.192
         """
         index: cython.ushort = 0
-        slab: cython.uint = self.locate(address, cython.address(index))
-        cache: cython.uint = self.pages[slab].cache
-        c: cython.pointer(CacheCpu) = cython.address(self.cpus[cache * self.nr_cpus + self.allocator.cpu])
+        slab: cython.uint
+        cache: cython.uint
+        c: cython.pointer(CacheCpu)
+        if self.ram_base:
+            return self.slab_free_bytes(address)
+        slab = self.locate(address, cython.address(index))
+        cache = self.pages[slab].cache
+        c = cython.address(self.cpus[cache * self.nr_cpus + self.allocator.cpu])
         if c.slab != slab:
             return self.slab_free_slow(cache, slab, index, index, 1)
         self.links[c.slots + index] = c.freelist
         c.freelist = index
+        return 0
+
+    def slab_free_bytes(self, address):
+        """Give an object back where objects have bytes: checked, wiped, its free pointer in memory.
+
+        Source: mm/slub.c:slab_free, slab_free_freelist_hook, do_slab_free @6.1.192
+        """
+        index: cython.ushort = 0
+        slab: cython.uint = self.slab_of(address)
+        cache: cython.uint
+        c: cython.pointer(CacheCpu)
+        if slab == NO_SLAB:
+            self.locate(address, cython.address(index))  # says what is there instead
+        cache = self.pages[slab].cache
+        if self.caches[cache].debug:
+            self.checker.free(cache, slab, address)
+            if self.pending:
+                self.checker.deliver()
+            return 0
+        c = cython.address(self.cpus[cache * self.nr_cpus + self.allocator.cpu])
+        self.checker_free_again(cache, slab, address, c.freelist if c.slab == slab else self.pages[slab].freelist)
+        self.locate(address, cython.address(index))
+        self.init_on_free_bytes(cache, address)
+        if c.slab != slab:
+            self.slab_free_slow(cache, slab, index, index, 1)
+        else:
+            self.write_link(cache, slab, index, c.freelist)
+            self.links[c.slots + index] = c.freelist
+            c.freelist = index
+        if self.pending:
+            self.checker.deliver()
+        return 0
+
+    def checker_free_again(self, cache, slab, address, head):
+        """Report an object that is freed while it is the first of its freelist, which the kernel notices.
+
+        Source: mm/slub.c:set_freepointer @6.1.192
+        """
+        if head < WILD and self.object_address(cache, slab, head) == address:
+            self.checker.free_again(cache)
         return 0
 
     def slab_free_slow(self, cache, slab, head, tail, count):
@@ -468,6 +350,8 @@ class Slub(Slabs):
         if self.caches[cache].debug:
             return self.free_to_partial_list(cache, slab, head, tail, count)
         self.links[page.slots + tail] = prior
+        if self.ram_base:
+            self.write_link(cache, slab, tail, prior)
         page.freelist = head
         page.inuse -= count
         if page.frozen:
@@ -519,6 +403,7 @@ class Slub(Slabs):
         cache: cython.uint
         address: cython.ulonglong
         self.kmalloc_cache = NO_CACHE
+        self.orig_size = size
         if size == 0:
             return _ZERO
         if size > KMALLOC_MAX_CACHE_SIZE:
@@ -554,6 +439,8 @@ class Slub(Slabs):
         if pfn != NO_SLAB:
             self.pages[pfn].kind = PG_LARGE
             address = cython.cast(cython.ulonglong, pfn) << _PAGE_SHIFT
+            if self.ram_base and (self.init_on_alloc or gfp & _GFP_ZERO):
+                self.zero_bytes(address, cython.cast(cython.ulonglong, 4096) << order)
         if self.allocator.trace.enabled >> TP_KMALLOC & 1:
             self.allocator.trace.object_event(
                 TP_KMALLOC, address, size, cython.cast(cython.ulonglong, 1) << (_PAGE_SHIFT + order), gfp, NO_CACHE
@@ -651,11 +538,41 @@ class Slub(Slabs):
         """
         cache: cython.uint = self.pages[slab].cache
         c: cython.pointer(CacheCpu) = cython.address(self.cpus[cache * self.nr_cpus + self.allocator.cpu])
+        if self.ram_base and self.detached_bytes(cache, slab, head):
+            return 0
         if c.slab != slab:
             return self.slab_free_slow(cache, slab, head, tail, count)
         self.links[c.slots + tail] = c.freelist
+        if self.ram_base:
+            self.write_link(cache, slab, tail, c.freelist)
         c.freelist = head
         return 0
+
+    def detached_bytes(self, cache, slab, head):
+        """Write the free pointers of a list of objects; those of a debug cache are freed here, and 1 returned.
+
+        A list of a debug cache is freed from its end, one by one, which leaves the same freelist.
+        """
+        index: cython.ushort = head
+        slots: cython.uint = self.pages[slab].slots
+        following: cython.ushort
+        freed: list = []
+        while index != NO_OBJECT:
+            following = self.links[slots + index]
+            if self.caches[cache].debug:
+                freed.append(self.object_address(cache, slab, index))
+                self.links[slots + index] = IN_USE
+            else:
+                self.init_on_free_bytes(cache, self.object_address(cache, slab, index))
+                self.write_link(cache, slab, index, following)
+            index = following
+        if not freed:
+            return 0
+        for address in reversed(freed):
+            self.checker.free(cache, slab, address)
+        if self.pending:
+            self.checker.deliver()
+        return 1
 
     # ------------------------------------------------------------------ for Python
 
@@ -677,9 +594,13 @@ class Slub(Slabs):
         self.check_cache(cache)
         slab: cython.uint = self.slab_of(address)
         if slab != NO_SLAB and self.pages[slab].cache != cache:
-            other = self.geometries[self.pages[slab].cache].name
-            raise StateError(f"object {address:#x} is of cache {other}, not {self.geometries[cache].name}")
+            if self.checker is None:
+                other = self.geometries[self.pages[slab].cache].name
+                raise StateError(f"object {address:#x} is of cache {other}, not {self.geometries[cache].name}")
+            self.checker.wrong_cache(cache, self.pages[slab].cache, address)
         self.cache_free(address)
+        if self.pending:
+            self.checker.deliver()
 
     def kmem_cache_alloc_bulk(self, cache: int, gfp: int, count: int) -> list:
         """Take `count` objects of a cache; an empty list if they cannot all be had."""
@@ -690,7 +611,18 @@ class Slub(Slabs):
     def kmem_cache_free_bulk(self, addresses) -> None:
         """Give many objects of any caches back, slab by slab."""
         if len(addresses):
-            self.free_bulk(np.array(addresses, np.uint64))
+            objects = np.array(addresses, np.uint64)
+            self.check_bulk(objects)
+            self.free_bulk(objects)
+
+    def check_bulk(self, objects):
+        """Refuse a list of objects to free if one of them is not in use, or named twice, before any is freed."""
+        index: cython.ushort = 0
+        if len(np.unique(objects)) != len(objects):
+            raise StateError("an object is named twice among those to be freed")
+        for address in objects.tolist():
+            if self.large_order(address) < 0:
+                self.locate(address, cython.address(index))
 
     def flush_all(self, cache: int) -> None:
         """Take all slabs of a cache from the CPUs.
@@ -718,6 +650,8 @@ class Slub(Slabs):
             self.flush_cpu_slab(cache, cpu)
         for node in range(self.nr_nodes):
             self.shrink_node(cache, node)
+        if self.pending:
+            self.checker.deliver()
         return self.nr_slabs(cache) > 0
 
     def kmem_cache_destroy(self, cache: int) -> bool:
@@ -735,8 +669,12 @@ class Slub(Slabs):
         for cpu in range(self.nr_cpus):
             self.flush_cpu_slab(cache, cpu)
         for node in range(self.nr_nodes):
+            if self.checker is not None:
+                self.checker.list_slab_objects(cache, node)
             self.free_partial(cache, node)
             if self.nodes[cache * self.nr_nodes + node].nr_slabs:
+                if self.checker is not None:
+                    self.checker.still_has_objects(cache)  # delivered by whoever called
                 return False  # the nodes behind it are left as they are
         if self.caches[cache].flags & _SLAB_TYPESAFE_BY_RCU:
             self.rcu_barrier()
@@ -795,8 +733,42 @@ class Slub(Slabs):
             return address
         new = self.kmalloc(size, gfp)
         if new is not None and address is not None:
+            if self.ram_base and address != ZERO_SIZE_OBJECT:
+                self.copy_bytes(new, address, self.ksize(address))
             self.kfree(address)
         return new
+
+    def copy_bytes(self, to: int, source: int, size: int) -> None:
+        """Copy bytes from one physical address to another."""
+        memmove(
+            cython.cast(cython.p_void, cython.cast(cython.size_t, self.ram_base + to)),
+            cython.cast(cython.p_void, cython.cast(cython.size_t, self.ram_base + source)),
+            cython.cast(cython.size_t, size),
+        )
+
+    def validate_slab_cache(self, cache: int) -> int:
+        """Check every object of a cache's listed slabs, as writing to ``/sys/kernel/slab/NAME/validate`` does.
+
+        Parameters
+        ----------
+        cache : int
+
+        Returns
+        -------
+        int
+            Slabs that were looked at. Errors are reported, and counted by
+            :attr:`kmem.mm.slub_check.SlubChecker.errors`.
+
+        Source: mm/slub.c:validate_slab_cache @6.1.192
+        """
+        self.check_cache(cache)
+        if self.checker is None:
+            raise StateError("this machine's objects have no bytes to check", remedy="use the machine's kernel")
+        for cpu in range(self.nr_cpus):
+            self.flush_cpu_slab(cache, cpu)
+        count = self.checker.validate_slab_cache(cache)
+        self.checker.deliver()
+        return count
 
     def validate(self) -> None:
         """Check every slab and every list; see :func:`kmem.mm.slub_state.validate_caches`."""
@@ -814,14 +786,3 @@ class Slub(Slabs):
         """Enter a cache as ``kmalloc_caches[kind][index]``: kind 0 normal, 1 cgroup, 2 reclaimable, 3 DMA."""
         self.check_cache(cache)
         self.kmalloc_array[kind * NR_KMALLOC_INDEXES + index] = cache
-
-
-@cython.cfunc
-@cython.inline
-@cython.exceptval(-1, check=True)
-def pfmemalloc_match(allocator: PageAllocator, page_flags: cython.uchar, gfp: cython.uint) -> cython.bint:
-    """Tell whether a request may have objects of a slab: those out of the reserves are for who may use these.
-
-    Source: mm/slub.c:pfmemalloc_match, mm/page_alloc.c:gfp_pfmemalloc_allowed @6.1.192
-    """
-    return not page_flags & PGF_PFMEMALLOC or allocator.pfmemalloc_flags(gfp) != 0

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from kmem.errors import KmemError
 from kmem.verify.kinds import SUPPORTED, find_recordings, kind_of
-from kmem.verify.result import Difference, Result
+from kmem.verify.result import BehaviourOnlyError, Difference, Result
 
-__all__ = ["SUPPORTED", "Difference", "Result", "find_recordings", "kind_of", "name_of", "verify"]
+__all__ = ["SUPPORTED", "BehaviourOnlyError", "Difference", "Result", "find_recordings", "kind_of", "name_of", "verify"]
 
 
 def name_of(path: Path) -> str:
@@ -51,7 +51,8 @@ def verify(path: Path, *, stop_at_first: bool = False) -> Result:
     InputError
         The recording is damaged or of no known kind.
     NotSupportedError
-        It is of a kind that cannot be verified.
+        It is of a kind that cannot be verified; a :class:`BehaviourOnlyError` if no recording of its
+        nature can be.
     """
     kind = kind_of(path)
     try:
@@ -86,6 +87,10 @@ def _check(kind: str, path: Path, stop_at_first: bool) -> Result:
         from kmem.verify.mempool import verify_mempool
 
         return verify_mempool(path, stop_at_first=stop_at_first)
+    if kind in ("poison", "reports", "reports-oops"):
+        from kmem.verify.object_bytes import verify_object_bytes
+
+        return verify_object_bytes(path, kind, stop_at_first=stop_at_first)
     from kmem.verify.zones import verify_zones
 
     return verify_zones(path)

@@ -18,11 +18,12 @@ import zstandard
 
 from kmem.errors import InputError, NotSupportedError
 from kmem.machine.records import open_recording
+from kmem.verify.messages import messages_beside
 
 __all__ = ["SUPPORTED", "find_recordings", "kind_of"]
 
 #: The kinds that can be verified.
-SUPPORTED = ("pages", "slab", "geometry", "zones", "vmalloc", "mempool")
+SUPPORTED = ("pages", "slab", "geometry", "zones", "vmalloc", "mempool", "poison", "reports", "reports-oops")
 
 _CSV_HEADER = b"type,gfp,size_from,size_to,ksize"
 _TAGS = re.compile(rb'"(op|t)":\s*"([^"\n]{1,40})"')
@@ -41,6 +42,11 @@ _MARKS: tuple[tuple[frozenset[str], str], ...] = (
     (frozenset({"k", "K"}), "slab"),
 )
 _IGNORED = frozenset({"L", "U", "skip", "drain", "r", "s"})
+# What a script that provoked reports looks like, if it did not free wrongly.
+_WITH_REPORTS = ("reports", "poison", "slab", "geometry", "pages")
+_REPORT = re.compile(
+    rb"ORACLE-MARK.*?^(?:<\d>)?\[ *[\d.]+\] (?:BUG |WARNING: |kernel BUG |Oops|general prot)", re.MULTILINE | re.DOTALL
+)
 _ZONE_RECORDS = frozenset({"dump", "node", "zone", "pcp", "globals"})
 # Dumps that a probe took while the kernel was reporting a failure.
 _FAILURE_DUMPS = frozenset({"before_request", "warn_alloc", "slab_out_of_memory", "oom_kill_process", "out_of_memory"})
@@ -131,9 +137,15 @@ def kind_of(path: Path) -> str:
         raise InputError("the file is empty", file=path)
     if not head.lstrip().startswith(b"{"):
         if b"ORACLE-MARK" in head or re.search(rb"^\[ *\d+\.\d+\]", head, re.MULTILINE):
-            raise NotSupportedError("kernel messages (kind reports) are not supported", file=path)
+            raise NotSupportedError(
+                "kernel messages cannot be verified by themselves",
+                file=path,
+                remedy="give the recording that they belong to (NAME.jsonl.gz beside NAME.dmesg.txt)",
+            )
         raise InputError("not a recording", file=path, line=1, remedy="recordings hold one JSON object a line")
     kind = _kind(operations, types, dumps)
+    if kind in _WITH_REPORTS and not {"zone", "cache"} & types:
+        kind = _kind_by_messages(path, kind, types)
     if kind is None:
         seen = ", ".join(sorted(operations | types)[:8]) or "none"
         raise InputError(
@@ -144,6 +156,18 @@ def kind_of(path: Path) -> str:
     if kind not in SUPPORTED:
         raise NotSupportedError(f"{kind} recordings are not supported", file=path)
     return kind
+
+
+def _kind_by_messages(path: Path, kind: str, types: set[str]) -> str:
+    """Tell recordings of reports by the kernel's messages beside them; a kernel that died wrote no end."""
+    messages = messages_beside(path)
+    if messages is None:
+        return kind
+    if messages.name == "report.dmesg.txt":
+        return "reports-oops"
+    if not _REPORT.search(messages.read_bytes()):
+        return kind
+    return "reports" if "end" in types else "reports-oops"
 
 
 def _kind(operations: set[str], types: set[str], dumps: set[str]) -> str | None:

@@ -11,7 +11,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Difference", "Result"]
+from kmem.errors import NotSupportedError
+
+__all__ = ["BehaviourOnlyError", "Difference", "Result"]
+
+
+class BehaviourOnlyError(NotSupportedError):
+    """A recording that shows how a kernel behaves, and by its nature cannot be repeated operation by operation.
+
+    What happened in it depends on something that is not in the recording, such
+    as the moment at which another thread ran. Named by itself it is refused; among
+    the recordings of a folder it is skipped, with its reason.
+    """
 
 
 @dataclass(frozen=True, slots=True)

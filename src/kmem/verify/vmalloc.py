@@ -11,7 +11,7 @@ tables, which take frames too, is not recorded).  A dump that does not show the
 free areas (i386) lets the model start from what is not busy; nothing may be
 lazy then, which is so after a forced purge.
 
-A recording during which the kernel's purge worker ran is refused: when a
+A recording during which the kernel's purge worker ran is refused, or skipped in a folder: when a
 worker thread gets the CPU is not recorded, and the addresses that follow
 depend on it.
 """
@@ -27,7 +27,7 @@ from kmem.machine.records import Record, number, read_records
 from kmem.machine.statedump import StateDump
 from kmem.mm.vmalloc import Vmalloc, VmStruct
 from kmem.mm.vmap import PAGE_SHIFT, VmapArea, VmapLayout, VmapSpace
-from kmem.verify.result import Difference, Result
+from kmem.verify.result import BehaviourOnlyError, Difference, Result
 
 __all__ = ["load_vmalloc", "verify_vmalloc"]
 
@@ -268,7 +268,7 @@ class _Checker:
 
 
 def _refuse_worker(work: Callable[[], None]) -> None:
-    raise NotSupportedError(
+    raise BehaviourOnlyError(
         "more is freed lazily than the kernel keeps: its purge worker ran, at a moment that is not recorded",
         remedy="recordings with forced purges (operation B) can be verified",
     )
