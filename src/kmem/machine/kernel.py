@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING, Literal
 from kmem.machine.address_space import make_init_mm, make_layout
 from kmem.machine.pressure import make_reclaim
 from kmem.machine.sched import Sched
+from kmem.mm.dump_stack import KERNEL_RELEASE
 from kmem.mm.highmem import Highmem
 from kmem.mm.kernel import Kernel
 from kmem.mm.printk import Printk
 from kmem.mm.ram import Ram
+from kmem.mm.report import Context
+from kmem.mm.slub_check import SlubChecker
+from kmem.mm.slub_report import PageStructs
 from kmem.mm.struct_page import PAGE_SHIFT
 from kmem.mm.task import Task
 from kmem.mm.timekeeping import Clock
@@ -69,7 +73,45 @@ def make_kernel(machine: Machine, reports: Literal["raise", "log"]) -> Kernel:
     kernel.reclaim = make_reclaim(kernel)
     system = kernel.sched.workqueues.system
     kernel.vmalloc.space.schedule_work = lambda purge: queue_work(system, Work(lambda work: purge()))
+    _make_slab_bytes(kernel, machine)
     return kernel
+
+
+def _make_slab_bytes(kernel: Kernel, machine: Machine) -> None:
+    """Give slab objects their bytes, and the kernel's log what is found wrong with them."""
+    checker = SlubChecker(
+        machine.slub,
+        kernel.ram,
+        page_offset=kernel.page_offset,
+        word_bytes=kernel.bits_per_long // 8,
+        page_structs=_page_structs(kernel, machine),
+        context=Context(
+            cpu=lambda: kernel.page_alloc.cpu,
+            pid=lambda: kernel.current.pid,
+            comm=lambda: kernel.current.comm,
+            jiffies=lambda: kernel.clock.jiffies,
+            release=KERNEL_RELEASE[kernel.arch],
+        ),
+    )
+
+    def log(lines: list[tuple[int, str]]) -> None:
+        for level, text in lines:
+            kernel.printk.printk(text, level)
+
+    checker.on_report = lambda error, lines: kernel.report(error)
+    checker.on_log = log
+
+
+def _page_structs(kernel: Kernel, machine: Machine) -> PageStructs:
+    """Return where the kernel keeps its ``struct page``.
+
+    Source: mm/page_alloc.c:alloc_node_mem_map @6.1.192
+    Differs: on i386 the array is taken to lie at the very end of low memory, where memblock looks first.
+    """
+    if kernel.bits_per_long == 64:
+        return PageStructs()
+    size_bytes = 40 * machine.memmap.nr_frames
+    return PageStructs(kernel.page_offset + (kernel.max_low_pfn << PAGE_SHIFT) - -(-size_bytes // 4096) * 4096, 40)
 
 
 def _switch(cmdline: str, name: str, *, default: bool) -> bool:

@@ -59,22 +59,10 @@ PG_SWAPCACHE = 0x1000
 PG_ANON_EXCLUSIVE = 0x2000
 
 #: Names of the flags, lowest bit first, as reports print them.
-PG_FLAG_NAMES = [
-    "locked",
-    "referenced",
-    "uptodate",
-    "dirty",
-    "lru",
-    "active",
-    "workingset",
-    "reclaim",
-    "swapbacked",
-    "unevictable",
-    "mlocked",
-    "writeback",
-    "swapcache",
-    "anon_exclusive",
-]
+PG_FLAG_NAMES = (
+    "locked referenced uptodate dirty lru active workingset reclaim swapbacked unevictable mlocked writeback "
+    "swapcache anon_exclusive"
+).split()
 
 _PAGE_SHIFT = 12
 _COMP, _ZERO = __GFP_COMP, __GFP_ZERO

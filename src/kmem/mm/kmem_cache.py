@@ -46,6 +46,7 @@ class KmemCaches:
     def __init__(self, slub: Slub, config: SlabConfig) -> None:
         self.slub = slub
         slub.cpu_partial = config.cpu_partial
+        slub.set_init_options(config.init_on_alloc, config.init_on_free)
         self.list = CacheList(config)
         self.aliases: dict[str, int] = {}
 
@@ -146,12 +147,15 @@ class KmemCaches:
         if geometry.refcount != 1:
             geometry.refcount -= 1
             return True
-        if not self.slub.kmem_cache_destroy(cache):
+        gone = self.slub.kmem_cache_destroy(cache)
+        if gone:
+            self.list.kmem_cache_destroy(geometry)
+            self.aliases = {name: index for name, index in self.aliases.items() if index != cache}
+        else:
             geometry.refcount = 0
-            return False
-        self.list.kmem_cache_destroy(geometry)
-        self.aliases = {name: index for name, index in self.aliases.items() if index != cache}
-        return True
+        if self.slub.pending and self.slub.checker is not None:
+            self.slub.checker.deliver()
+        return gone
 
     def geometry(self, cache: int) -> CacheGeometry:
         """Return the layout and limits of the cache with number `cache`.

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kmem.mm.folio import Folio
-from kmem.mm.gfp import __GFP_NOWARN, GFP_NOWAIT
+from kmem.mm.gfp import GFP_NOWAIT, __GFP_NOWARN
 from kmem.mm.page_alloc import NO_FRAME
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kmem.mm.gfp import __GFP_ACCOUNT, __GFP_HIGHMEM, __GFP_ZERO, GFP_KERNEL
+from kmem.mm.gfp import GFP_KERNEL, __GFP_ACCOUNT, __GFP_HIGHMEM, __GFP_ZERO
 from kmem.mm.page_alloc import NO_FRAME, PageAllocator
 from kmem.mm.ram import Ram
 

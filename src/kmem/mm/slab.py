@@ -159,6 +159,7 @@ class Slabs:
         self.ram_base = 0
         self.page_offset = 0
         self.word_bytes = 8
+        self.init_on_alloc = True
         self.wild = {}
         self.ctors = {}
 
@@ -250,6 +251,13 @@ class Slabs:
         z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
         z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
         return z ^ (z >> 31)
+
+    def set_init_options(self, init_on_alloc: bool, init_on_free: bool) -> None:
+        """Take over the boot options of the same names, for the caches that exist and those to come."""
+        self.init_on_alloc = init_on_alloc
+        self.init_on_free = init_on_free
+        for cache in self.geometries:
+            self.set_init(cache)
 
     def set_init(self, cache: int) -> None:
         """Work out when a cache's objects are zeroed, and how its slabs are set up.
@@ -370,8 +378,6 @@ class Slabs:
         checker,
         page_offset: int,
         word_bytes: int = 8,
-        init_on_alloc: bool = True,
-        init_on_free: bool = False,
     ) -> None:
         """Give the objects bytes: from now on free pointers, poison and red zones are in memory.
 
@@ -387,17 +393,11 @@ class Slabs:
             Kernel address of physical address 0.
         word_bytes : int
             Size of a pointer.
-        init_on_alloc, init_on_free : bool
-            The boot options of the same names.
         """
         self.checker = checker
         self.page_offset = page_offset
         self.word_bytes = word_bytes
-        self.init_on_alloc = init_on_alloc
-        self.init_on_free = init_on_free
         self.ram_base = base
-        for cache in self.geometries:
-            self.set_init(cache)
         checker.adopt_slabs()
 
     def write_links(self, slab: int) -> None:

@@ -46,6 +46,8 @@ class SlabConfig:
         Boot options of the same names.
     slub_debug : SlubDebug
         Boot option ``slub_debug``.
+    init_on_alloc, init_on_free : bool
+        Boot options of the same names: whether objects are zeroed when handed out, and when freed.
     """
 
     word_bytes: int = 8
@@ -67,6 +69,8 @@ class SlabConfig:
     slub_max_order: int = 3
     slub_min_objects: int = 0
     slub_debug: SlubDebug = field(default_factory=SlubDebug)
+    init_on_alloc: bool = True
+    init_on_free: bool = False
 
     def __post_init__(self) -> None:
         if self.word_bytes not in (4, 8):
@@ -149,6 +153,10 @@ class SlabConfig:
             return replace(self, slub_min_order=_get_option(value, self.slub_min_order))
         if name == "slub_min_objects" and equals:
             return replace(self, slub_min_objects=_get_option(value, self.slub_min_objects))
+        if name == "init_on_alloc" and equals:
+            return replace(self, init_on_alloc=_kstrtobool(value, self.init_on_alloc))
+        if name == "init_on_free" and equals:
+            return replace(self, init_on_free=_kstrtobool(value, self.init_on_free))
         if name == "cgroup.memory" and "nokmem" in value.split(","):
             return replace(self, nokmem=True)
         return self
@@ -161,6 +169,19 @@ class SlabConfig:
         """
         numbers = self.word_bytes + 3 * 4
         return numbers + -numbers % self.word_bytes + self.word_bytes
+
+
+def _kstrtobool(text: str, before: bool) -> bool:
+    """Read a yes or no; what is neither changes nothing.
+
+    Source: lib/kstrtox.c:kstrtobool @6.1.192
+    """
+    head = text[:2].lower()
+    if head[:1] in ("y", "t", "1") or head == "on":
+        return True
+    if head[:1] in ("n", "f", "0") or head == "of":
+        return False
+    return before
 
 
 def _get_option(text: str, before: int) -> int:

@@ -123,6 +123,8 @@ def still_has_objects(kernel: Kernel, cache: KmemCache) -> None:
 
     Source: mm/slab_common.c:kmem_cache_destroy @6.1.192
     """
+    if kernel.slub.checker is not None:
+        return  # the checker has said so, after the list of the objects
     caller = (dump_stack(kernel)[2:] or ["?"])[1 if kernel.arch == "x86_64" else 0].strip()
     text = f"kmem_cache_destroy {cache.name}: Slab cache still has objects when called from {caller}"
     warn(kernel, "mm/slab_common.c:493", "kmem_cache_destroy", text)
@@ -200,6 +202,10 @@ def wrong_cache(kernel: Kernel, cache: KmemCache, addr: int) -> bool:
     if slab is None:
         warn_once(kernel, "mm/slab.h:630", "virt_to_cache", "virt_to_cache: Object is not a Slab page!")
         return False
+    if kernel.slub.checker is not None:
+        # said when the object is back in its own cache
+        kernel.slub.checker.wrong_cache(cache.index, kernel.slub.slab_cache(slab), addr - kernel.page_offset)
+        return True
     other = kernel.slub.geometries[kernel.slub.slab_cache(slab)].name
     text = f"cache_from_obj: Wrong slab cache. {cache.name} but object is from {other}"
     warn(kernel, "mm/slab.h:665", "cache_from_obj", text)

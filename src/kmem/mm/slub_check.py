@@ -77,8 +77,6 @@ class SlubChecker(SlubReporter):
         Where ``struct page`` is.
     context : Context, optional
         Who runs where.
-    init_on_alloc, init_on_free : bool
-        The boot options of the same names.
 
     Attributes
     ----------
@@ -95,20 +93,11 @@ class SlubChecker(SlubReporter):
         word_bytes: int = 8,
         page_structs: PageStructs | None = None,
         context: Context | None = None,
-        init_on_alloc: bool = True,
-        init_on_free: bool = False,
     ) -> None:
         super().__init__(slub, SlabMemory(ram, page_offset, word_bytes), page_structs or PageStructs(), context)
         self.damaged: set[int] = set()
         self._layouts: dict[int, tuple[object, ObjectLayout]] = {}
-        slub.attach_ram(
-            ram.base,
-            checker=self,
-            page_offset=page_offset,
-            word_bytes=word_bytes,
-            init_on_alloc=init_on_alloc,
-            init_on_free=init_on_free,
-        )
+        slub.attach_ram(ram.base, checker=self, page_offset=page_offset, word_bytes=word_bytes)
 
     def layout(self, cache: int) -> ObjectLayout:
         """Return where the parts of a cache's objects are."""
@@ -188,7 +177,12 @@ class SlubChecker(SlubReporter):
             memory.set_freepointer(s, before, 0)
 
     def adopt_slabs(self) -> None:
-        """Give slabs that exist already the bytes that they would have. Linear in their objects."""
+        """Give slabs that exist already the bytes that they would have, but for what objects in use hold.
+
+        Linear in their objects. Who used them is forgotten.
+        """
+        self.damaged.clear()
+        self.slub.wild.clear()
         for pfn in np.flatnonzero(self.slub.memmap.pages_array["kind"] == _PG_SLAB).tolist():
             cache = int(self.slub.memmap.pages_array[pfn]["cache"])
             self.slub.write_links(pfn)
@@ -197,15 +191,28 @@ class SlubChecker(SlubReporter):
             slab = self._slab(cache, pfn)
             s, links = slab.s, slab.links().tolist()
             if s.flags & SLAB_POISON:
-                self.memory.fill(slab.address, POISON_INUSE, _PAGE_BYTES << slab.order)
+                self._fill_padding(slab)
             for index, link in enumerate(links):
-                self.memory.init_object(
-                    s, slab.object(index), SLUB_RED_ACTIVE if link == _IN_USE else SLUB_RED_INACTIVE
-                )
-                self.memory.init_tracking(s, slab.object(index))
+                obj = slab.object(index)
+                if link != _IN_USE:
+                    self.memory.init_object(s, obj, SLUB_RED_INACTIVE)
+                elif s.flags & SLAB_RED_ZONE:
+                    self.memory.fill(obj - s.red_left_pad, SLUB_RED_ACTIVE, s.red_left_pad)
+                    self.memory.fill(obj + s.object_size, SLUB_RED_ACTIVE, s.inuse - s.object_size)
+                self.memory.init_tracking(s, obj)
                 if s.freeptr_outside_object:
-                    self.memory.set_freepointer(s, slab.object(index), 0)
+                    self.memory.set_freepointer(s, obj, 0)
             self.slub.write_links(pfn)
+
+    def _fill_padding(self, slab: SlabView) -> None:
+        """Write the padding of a slab, around objects that may be in use."""
+        s, length = slab.s, _PAGE_BYTES << slab.order
+        for index in range(slab.objects):
+            obj = slab.object(index)
+            if not s.flags & SLAB_RED_ZONE:
+                self.memory.fill(obj + s.object_size, POISON_INUSE, s.inuse - s.object_size)
+            self.memory.fill(obj + s.padding, POISON_INUSE, s.size_from_object - s.padding)
+        self.memory.fill(slab.address + length - length % s.size, POISON_INUSE, length % s.size)
 
     def free_slab(self, cache: int, pfn: int) -> None:
         """Check a slab before its pages go back.

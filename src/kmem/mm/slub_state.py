@@ -293,7 +293,11 @@ def save_state(slub: Slub) -> dict:
 
 
 def load_state(slub: Slub, state: dict) -> None:
-    """Go back to a state that :func:`save_state` returned. The page array is the caller's to restore."""
+    """Go back to a state that :func:`save_state` returned. The page array is the caller's to restore, beforehand.
+
+    Bytes are not part of a state: what objects in use hold stays, free pointers and debugging bytes around
+    them are written anew.
+    """
     slub.caches_array = state["caches"].copy()
     slub.nodes_array = state["nodes"].copy()
     slub.cpus_array = state["cpus"].copy()
@@ -315,6 +319,8 @@ def load_state(slub: Slub, state: dict) -> None:
         slub.shuffled_slabs,
     ) = state["numbers"]
     slub.reattach()
+    if slub.checker is not None:
+        slub.checker.adopt_slabs()
 
 
 # ---------------------------------------------------------------------- validate

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from kmem.errors import ConfigError, StateError
 from kmem.mm.folio import PG_SWAPCACHE, Folio, Folios
-from kmem.mm.gfp import __GFP_ZERO, GFP_KERNEL
+from kmem.mm.gfp import GFP_KERNEL, __GFP_ZERO
 from kmem.mm.mm_types import MmStruct
 from kmem.mm.page_alloc import NO_FRAME, PageAllocator
 from kmem.mm.pgalloc import LAYOUTS, TableLayout

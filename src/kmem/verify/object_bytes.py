@@ -100,13 +100,14 @@ def verify_object_bytes(path: Path, kind: str, *, stop_at_first: bool = False) -
 class _Machine:
     """Memory, caches and reports of one pass through a recording."""
 
-    def __init__(self, arch: str, nr_frames: int, page_offset: int, config: Any, *, init: tuple[bool, bool]) -> None:
+    def __init__(self, arch: str, nr_frames: int, page_offset: int, config: Any) -> None:
         names, word_bytes, order = (ZONE_NAMES_64, 8, 9) if arch == "amd64" else (ZONE_NAMES_32, 4, 10)
         memmap = MemMap(nr_frames, 1, config.cpus, order, names, spare_heads=1024)
         normal = memmap.zone_id("Normal")
         memmap.pages_array["zone"][:nr_frames] = normal
         self.slub = Slub(PageAllocator(memmap, {(0, False): [normal], (0, True): [normal]}))
         self.slub.cpu_partial = config.cpu_partial
+        self.slub.set_init_options(config.init_on_alloc, config.init_on_free)
         self.ram = Ram(memmap.nr_frames * _PAGE_BYTES)
         self.page_offset = page_offset
         self.config = config
@@ -119,8 +120,6 @@ class _Machine:
             word_bytes=word_bytes,
             page_structs=structs,
             context=context,
-            init_on_alloc=init[0],
-            init_on_free=init[1],
         )
         self.lines: list[Line] = []
         self.checker.on_report = self._report
@@ -162,8 +161,6 @@ class _Checker:
         self.word_bytes = self.config.word_bytes
         self.page_offset = self._find_page_offset()
         self.source_lines = self._same_update()
-        options = (self.context.cmdline or "").split()
-        self.init = ("init_on_alloc=0" not in options, "init_on_free=1" in options)
         self.sequences = infer_sequences(records, sections, self.page_offset, self.word_bytes)
         frames = [record[key] for record in records for key in ("slab", "pfn") if isinstance(record.get(key), int)]
         self.nr_frames = max(frames, default=0) + (1 << _MAX_ORDER)
@@ -171,7 +168,7 @@ class _Checker:
         self.reset()
 
     def _new_machine(self) -> _Machine:
-        return _Machine(self.arch, self.nr_frames, self.page_offset, self.config, init=self.init)
+        return _Machine(self.arch, self.nr_frames, self.page_offset, self.config)
 
     def reset(self) -> None:
         """Start from the beginning."""
@@ -379,6 +376,7 @@ class _Checker:
 
     def op_x(self, record: Record) -> tuple[dict[str, Any], dict[str, Any]]:
         self.machine.slub.kmem_cache_destroy(self.caches.pop(record["cid"]))
+        self.machine.checker.deliver()
         return {}, {}
 
     def op_r(self, record: Record) -> tuple[dict[str, Any], dict[str, Any]]:
