@@ -231,7 +231,8 @@ class SlabPages(Slabs):
         Source: mm/slub.c:allocate_slab, setup_object @6.1.192
         """
         index: cython.ushort
-        if self.init_on_alloc or self.init_on_free:
+        if not self.allocator.ram_base and (self.init_on_alloc or self.init_on_free):
+            # else the page allocator has done so
             self.zero_bytes(
                 cython.cast(cython.ulonglong, slab) << _PAGE_SHIFT,
                 cython.cast(cython.ulonglong, 4096) << self.pages[slab].order,

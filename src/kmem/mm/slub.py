@@ -439,7 +439,7 @@ class Slub(PartialSlabs):
         if pfn != NO_SLAB:
             self.pages[pfn].kind = PG_LARGE
             address = cython.cast(cython.ulonglong, pfn) << _PAGE_SHIFT
-            if self.ram_base and (self.init_on_alloc or gfp & _GFP_ZERO):
+            if self.ram_base and not self.allocator.ram_base and (self.init_on_alloc or gfp & _GFP_ZERO):
                 self.zero_bytes(address, cython.cast(cython.ulonglong, 4096) << order)
         if self.allocator.trace.enabled >> TP_KMALLOC & 1:
             self.allocator.trace.object_event(
