@@ -199,7 +199,12 @@ def test_alignment_and_flags_of_the_callers(m: Machine) -> None:
 def test_what_cannot_be_given_is_null_and_said() -> None:
     with Machine.boot("i386", ram="512M", reports="log") as m:
         assert vmalloc(1 << 31) is None
-        assert "vmalloc error: size 2147483648, exceeds total pages" in m.log.text()
+        assert m.log.lines[0].text == (  # as recorded, but for the size
+            "init: vmalloc error: size 2147483648, exceeds total pages, mode:0xcc0(GFP_KERNEL), "
+            "nodemask=(null),cpuset=/,mems_allowed=0"
+        )
+        assert "Mem-Info:" in m.log.text()
+        assert "HighMem free" not in m.log.text()  # the request could not use it
         assert vmalloc(0) is None
         assert "WARNING: CPU: 0 PID: 1 at mm/vmalloc.c:3227 __vmalloc_node_range" in m.log.text()
         lines = len(m.log.lines)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from kmem.machine.address_space import make_init_mm, make_layout
-from kmem.machine.pressure import make_reclaim
+from kmem.machine.pressure import Pressure, make_reclaim
 from kmem.machine.sched import Sched
 from kmem.mm.dump_stack import KERNEL_RELEASE
 from kmem.mm.highmem import Highmem
@@ -71,6 +71,9 @@ def make_kernel(machine: Machine, reports: Literal["raise", "log"]) -> Kernel:
     _make_vmalloc(kernel, machine)
     kernel.sched = Sched(kernel, machine.seed)
     kernel.reclaim = make_reclaim(kernel)
+    hooks = kernel.page_alloc.hooks
+    if isinstance(hooks, Pressure):
+        kernel.vmalloc.warn_alloc = hooks.vmalloc_error
     system = kernel.sched.workqueues.system
     kernel.vmalloc.space.schedule_work = lambda purge: queue_work(system, Work(lambda work: purge()))
     _make_slab_bytes(kernel, machine)
@@ -138,5 +141,4 @@ def _make_vmalloc(kernel: Kernel, machine: Machine) -> None:
         totalram_pages=machine.zones.totalram_pages(),
         warn=kernel.printk.printk,
         init_mm=kernel.init_mm,
-        init_on_alloc=kernel.init_on_alloc,
     )

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from kmem.machine.observe import slab_pages, view_caches
-from kmem.mm.gfp import __GFP_DMA, __GFP_NOWARN
+from kmem.mm.gfp import __GFP_DMA, __GFP_DMA32, __GFP_NOWARN
 from kmem.mm.hooks import CompactResult, Hooks, Request
 from kmem.mm.oom_kill import SlabUsage
 from kmem.mm.printk import KERN_WARNING
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Pressure", "make_reclaim"]
 
-_DMA, _NOWARN = __GFP_DMA, __GFP_NOWARN
+_DMA, _DMA32, _NOWARN = __GFP_DMA, __GFP_DMA32, __GFP_NOWARN
 _TICK_NS = 4_000_000
 _MAX_REQUESTS = 64
 
@@ -116,27 +116,40 @@ class Pressure(Hooks):
 
         Source: mm/page_alloc.c:warn_alloc @6.1.192
         """
+        self._warn_alloc(request.gfp, request.order, request.highest_zoneidx)
+
+    def vmalloc_error(self, gfp: int, what: str) -> None:
+        """Print the report of a failed ``vmalloc()``; both sorts together at most one in ten seconds.
+
+        Source: mm/page_alloc.c:warn_alloc @6.1.192
+        """
+        memmap = self.reclaim.memmap
+        highest = 0 if gfp & _DMA else 1 if gfp & _DMA32 and memmap.has_dma32 else memmap.zone_normal
+        self._warn_alloc(gfp, 0, highest, what)
+
+    def _warn_alloc(self, gfp: int, order: int, max_zone_idx: int, what: str = "") -> None:
         reclaim = self.reclaim
         kernel = reclaim.kernel
-        if request.gfp & _NOWARN or not self._nopage_rs.allow(kernel.clock):
+        if gfp & _NOWARN or not self._nopage_rs.allow(kernel.clock):
             return
-        if request.gfp & _DMA and not self._has_managed_dma():
+        if gfp & _DMA and not self._has_managed_dma():
             return
         task = kernel.current
         allowed = reclaim.online_nodes()
         nodes = warn_alloc_nodes(
-            request.gfp,
+            gfp,
             allowed,
             may_use_reserves=bool(task.flags & PF_MEMALLOC) or task.killed,
             in_task=not kernel.preempt_count >> 8,
         )
         text = warn_alloc(
             task.comm,
-            request.order,
-            request.gfp,
+            order,
+            gfp,
             allowed=allowed,
             stack=reclaim.dump_stack(),
-            mem_info=reclaim.mem_info(max_zone_idx=request.highest_zoneidx, nodes=nodes),
+            mem_info=reclaim.mem_info(max_zone_idx=max_zone_idx, nodes=nodes),
+            what=what,
         )
         kernel.printk.printk(text, KERN_WARNING)
 

@@ -299,11 +299,11 @@ class PageTable:
             pfn = next(self._boot_frames, -1)
             if pfn < 0:
                 raise StateError("the kernel image has no room for the page tables of so much memory")
+            self.ram.clear(pfn << PAGE_SHIFT, PAGE_SIZE)
         else:
             pfn = self.page_alloc.alloc_pages(_GFP_PGTABLE_KERNEL, 0)
             if pfn < 0:
                 return -1
-        self.ram.clear(pfn << PAGE_SHIFT, PAGE_SIZE)
         if depth:
             self.nr_tables += 1
         return pfn

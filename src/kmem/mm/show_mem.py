@@ -366,7 +366,14 @@ def warn_alloc_nodes(
 
 
 def warn_alloc(
-    comm: str, order: int, gfp: int, *, allowed: Collection[int] = (0,), stack: str = "", mem_info: str = ""
+    comm: str,
+    order: int,
+    gfp: int,
+    *,
+    allowed: Collection[int] = (0,),
+    stack: str = "",
+    mem_info: str = "",
+    what: str = "",
 ) -> str:
     """Return the report of a failed page request.
 
@@ -382,11 +389,13 @@ def warn_alloc(
         What ``dump_stack()`` prints.
     mem_info : str
         What :func:`show_mem` gives.
+    what : str
+        What failed, if it is something else than the request itself.
 
     Source: mm/page_alloc.c:warn_alloc, kernel/cgroup/cpuset.c:cpuset_print_current_mems_allowed @6.1.192
     """
     head = (
-        f"{comm}: page allocation failure: order:{order}, mode:{gfp:#x}({format_gfp(gfp)}), "
+        f"{comm}: {what or f'page allocation failure: order:{order}'}, mode:{gfp:#x}({format_gfp(gfp)}), "
         f"nodemask=(null),cpuset=/,mems_allowed={nodelist(allowed)}\n"
     )
     return head + stack + mem_info

@@ -33,7 +33,6 @@ from kmem.mm import gfp as flag
 from kmem.mm.gfp import GFP_DMA, GFP_DMA32, GFP_KERNEL
 from kmem.mm.page_alloc import PageAllocator
 from kmem.mm.pgtable import _PAGE_NX, PAGE_KERNEL, PageTable
-from kmem.mm.ram import runs_of
 from kmem.mm.vmap import PAGE_SHIFT, PAGE_SIZE, VmapArea, VmapSpace
 
 __all__ = [
@@ -162,8 +161,8 @@ class Vmalloc:
         Called with the text of the kernel's warning when a request fails and did not ask for silence.
     init_mm : PageTable, optional
         The kernel's page tables; without them nothing is mapped.
-    init_on_alloc : bool
-        Whether all fresh frames are zeroed, not only those that were asked for so.
+    warn_alloc : callable, optional
+        Called with GFP flags and text where the kernel's warning shows the state of memory; ``warn`` by default.
 
     Notes
     -----
@@ -179,10 +178,10 @@ class Vmalloc:
         totalram_pages: int,
         warn: Callable[[str], None] | None = None,
         init_mm: PageTable | None = None,
-        init_on_alloc: bool = True,
+        warn_alloc: Callable[[int, str], None] | None = None,
     ) -> None:
         self.init_mm = init_mm
-        self.init_on_alloc = init_on_alloc
+        self.warn_alloc = warn_alloc
         self.space = space
         self.page_alloc = page_alloc
         self.totalram_pages = totalram_pages
@@ -401,7 +400,7 @@ class Vmalloc:
         if not size:
             return None
         if size >> PAGE_SHIFT > self.totalram_pages:
-            self._warn(gfp, f"vmalloc error: size {size}, exceeds total pages")
+            self._warn_alloc(gfp, f"vmalloc error: size {size}, exceeds total pages")
             return None
         shift = self._huge_shift(size, flags, node)
         while True:
@@ -412,7 +411,7 @@ class Vmalloc:
             if area is None:
                 nofail = bool(gfp & _GFP_NOFAIL)
                 retrying = ". Retrying." if nofail else ""
-                self._warn(gfp, f"vmalloc error: size {size}, vm_struct allocation failed{retrying}")
+                self._warn_alloc(gfp, f"vmalloc error: size {size}, vm_struct allocation failed{retrying}")
                 if nofail:
                     raise StateError(f"no addresses for {size} bytes: a request that must not fail would wait here")
             elif self._populate(area, gfp, shift - PAGE_SHIFT, node):
@@ -452,21 +451,10 @@ class Vmalloc:
             area.pages = self._alloc_pages(self.page_alloc, gfp, node, page_order, nr_pages)
             area.nr_pages = len(area.pages)
         self.nr_vmalloc_pages += area.nr_pages
-        if area.nr_pages == nr_pages:
-            self._clear(area.pages, gfp)
-            if self._map(area.addr, area.pages, page_order=page_order):
-                return True
+        if area.nr_pages == nr_pages and self._map(area.addr, area.pages, page_order=page_order):
+            return True
         self.vfree(area.addr)
         return False
-
-    def _clear(self, frames: Sequence[int], gfp: int) -> None:
-        """Zero fresh frames, if that is asked for.
-
-        Source: mm/page_alloc.c:post_alloc_hook @6.1.192
-        """
-        if self.init_mm is not None and (self.init_on_alloc or gfp & _GFP_ZERO):
-            for pfn, count in runs_of(frames):
-                self.init_mm.ram.clear(pfn << PAGE_SHIFT, count << PAGE_SHIFT)
 
     def _alloc_pages(self, page_alloc: PageAllocator, gfp: int, node: int, order: int, nr_pages: int) -> list[int]:
         """Return up to `nr_pages` frames: in bulk, then one by one; blocks of an order above 0 are split.
@@ -494,6 +482,13 @@ class Vmalloc:
     def _warn(self, gfp: int, text: str) -> None:
         if self.warn is not None and not gfp & _GFP_NOWARN:
             self.warn(text)
+
+    def _warn_alloc(self, gfp: int, text: str) -> None:
+        """Source: mm/page_alloc.c:warn_alloc @6.1.192."""
+        if self.warn_alloc is None:
+            self._warn(gfp, text)
+        elif not gfp & _GFP_NOWARN:
+            self.warn_alloc(gfp, text)
 
     # ------------------------------------------------------------ freeing
 
