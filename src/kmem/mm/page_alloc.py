@@ -53,8 +53,8 @@ from cython.cimports.kmem.mm.page import (
     Page,
 )
 from cython.cimports.kmem.mm.tracepoint import TP_MM_PAGE_ALLOC, TP_MM_PAGE_FREE
-from cython.cimports.libc.string import memset
 from cython.cimports.kmem.mm.watermark import Watermarks
+from cython.cimports.libc.string import memset
 
 from kmem.mm.hooks import CompactResult, Hooks, Request
 from kmem.mm.page import NO_PAGE
