@@ -373,6 +373,9 @@ class Sched:
         state.why, state.holder, state.retry = why, holder, retry
         state.place = caller()
         state.since_ns = self._clock.time_ns
+        if retry and state.tried is not None and state.tried[:2] == (why, state.place):
+            state.since_ns = state.tried[2]  # the same wait goes on
+        state.tried = (why, state.place, state.since_ns) if retry else None
         state.timed_out = False
         if timeout_ns is not None:
             when = self._clock.time_ns + max(timeout_ns, 0)
@@ -610,6 +613,8 @@ class Sched:
             state.error = StateError(f"task {name_of(state.task)} was ended from outside")
         except BaseException as error:
             state.error = error
+        if state.killed:  # whatever its cleaning up has raised
+            return
         self._exit(state)
         while True:
             try:
@@ -660,6 +665,7 @@ class Sched:
 
     def progress(self) -> None:
         """Say that the running task has got what it waited for with ``retry``."""
+        self._running.tried = None
         self._progress(self._running)
 
     def _progress(self, state: TaskState) -> None:
@@ -729,11 +735,13 @@ class Sched:
             if state.started and not state.done:
                 self._running = state
                 state.greenlet.parent = getcurrent()
+                blocks = swap_blocks([self._kernel])
                 try:
                     state.greenlet.throw(GreenletExit)
                 except Exception as error:
                     self._note(f"{name_of(state.task)} did not end quietly: {type(error).__name__}")
                 finally:
+                    swap_blocks(blocks)
                     self._running = self._main
             state.done = True
         self._tasks.clear()

@@ -10,6 +10,7 @@ from kmem.mm import (
     hrtimer,
     irqflags,
     kthread,
+    mempool_api,
     mutex,
     preempt,
     rcu,
@@ -77,6 +78,31 @@ class TaskCalls(KernelCalls):
     kthread_run = ApiCall(kthread.kthread_run)
     kthread_should_stop = ApiCall(kthread.kthread_should_stop)
     kthread_stop = ApiCall(kthread.kthread_stop)
+
+    # memory pools
+
+    mempool_alloc = ApiCall(mempool_api.mempool_alloc)
+    mempool_alloc_pages = ApiCall(mempool_api.mempool_alloc_pages)
+    mempool_alloc_slab = ApiCall(mempool_api.mempool_alloc_slab)
+    mempool_create = ApiCall(mempool_api.mempool_create)
+    mempool_create_kmalloc_pool = ApiCall(mempool_api.mempool_create_kmalloc_pool)
+    mempool_create_node = ApiCall(mempool_api.mempool_create_node)
+    mempool_create_page_pool = ApiCall(mempool_api.mempool_create_page_pool)
+    mempool_create_slab_pool = ApiCall(mempool_api.mempool_create_slab_pool)
+    mempool_destroy = ApiCall(mempool_api.mempool_destroy)
+    mempool_exit = ApiCall(mempool_api.mempool_exit)
+    mempool_free = ApiCall(mempool_api.mempool_free)
+    mempool_free_pages = ApiCall(mempool_api.mempool_free_pages)
+    mempool_free_slab = ApiCall(mempool_api.mempool_free_slab)
+    mempool_init = ApiCall(mempool_api.mempool_init)
+    mempool_init_kmalloc_pool = ApiCall(mempool_api.mempool_init_kmalloc_pool)
+    mempool_init_node = ApiCall(mempool_api.mempool_init_node)
+    mempool_init_page_pool = ApiCall(mempool_api.mempool_init_page_pool)
+    mempool_init_slab_pool = ApiCall(mempool_api.mempool_init_slab_pool)
+    mempool_initialized = ApiCall(mempool_api.mempool_initialized)
+    mempool_kfree = ApiCall(mempool_api.mempool_kfree)
+    mempool_kmalloc = ApiCall(mempool_api.mempool_kmalloc)
+    mempool_resize = ApiCall(mempool_api.mempool_resize)
 
     # saying that one may sleep
 
