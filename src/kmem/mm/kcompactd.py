@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kmem.mm.task import PF_KTHREAD, Task
+from kmem.mm.task import PF_KTHREAD, TASK_INTERRUPTIBLE, Task
 
 if TYPE_CHECKING:
     from kmem.mm.reclaim import Pgdat, Reclaim
@@ -56,7 +56,9 @@ class Kcompactd:
         self._running.add(node)
         task = self._threads[node]
         if task is None:
-            self._threads[node] = task = sched.kthread_run(lambda: self._thread(pgdat), self.tasks[node].comm)
+            self._threads[node] = task = sched.kthread_run(
+                lambda: self._thread(pgdat), self.tasks[node].comm, daemon=True
+            )
             task.flags |= PF_KTHREAD
         else:
             sched.wake_up(task)
@@ -81,7 +83,7 @@ class Kcompactd:
             self._running.add(pgdat.node)
             self._work(pgdat)
             self._running.discard(pgdat.node)
-            self.reclaim.kernel.sched.schedule(f"kcompactd{pgdat.node}")
+            self.reclaim.kernel.sched.schedule(f"kcompactd{pgdat.node}", state=TASK_INTERRUPTIBLE)
 
     def _work(self, pgdat: Pgdat) -> None:
         if pgdat.kcompactd_max_order > 0:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kmem.mm.lru import LRU_ACTIVE_ANON, LRU_INACTIVE_ANON
-from kmem.mm.task import PF_KSWAPD, PF_KTHREAD, PF_MEMALLOC, Task
+from kmem.mm.task import PF_KSWAPD, PF_KTHREAD, PF_MEMALLOC, TASK_INTERRUPTIBLE, Task
 from kmem.mm.vmscan import DEF_PRIORITY, MAX_RECLAIM_RETRIES, SWAP_CLUSTER_MAX, ScanControl, Vmscan, inactive_is_low
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class Kswapd:
             if task is None:
                 self._running.add(pgdat.node)
                 name = self.tasks[pgdat.node].comm
-                task = sched.kthread_run(lambda: self._thread(pgdat), name)
+                task = sched.kthread_run(lambda: self._thread(pgdat), name, daemon=True)
                 task.flags |= PF_MEMALLOC | PF_KSWAPD | PF_KTHREAD
                 self._threads[pgdat.node] = task
             elif pgdat.node not in self._running:
@@ -180,7 +180,7 @@ class Kswapd:
             self._running.add(pgdat.node)
             self._work(pgdat)
             self._running.discard(pgdat.node)
-            sched.schedule(f"kswapd{pgdat.node}")
+            sched.schedule(f"kswapd{pgdat.node}", state=TASK_INTERRUPTIBLE)
 
     def _work(self, pgdat: Pgdat) -> None:
         """Balance the node until kswapd may go to sleep.

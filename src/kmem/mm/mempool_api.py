@@ -502,7 +502,7 @@ def mempool_resize(pool: KernelMempool, new_min_nr: int) -> int:
     """
     kernel = current_kernel()
     if operator.index(new_min_nr) <= 0:
-        bug(kernel, "mm/mempool.c:324", "mempool_resize")
+        bug(kernel, "mm/mempool.c:324")
     check_may_sleep(kernel, "mm/mempool.c", 325)
     return core.mempool_resize(pool, new_min_nr)
 
