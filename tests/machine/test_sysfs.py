@@ -283,3 +283,25 @@ def test_aids_of_the_command_line():
         m.enable_kmemleak()
         m.disable_kmemleak()
         assert m.kernel.aids == ()
+
+
+def test_zoneinfo_counts_the_page_cache(m):
+    def counter(name: str) -> int:
+        return int(re.search(rf"\n +{name} +(\d+)", m.proc("zoneinfo"))[1])
+
+    assert counter("nr_file_pages") == 0
+    files = m.kernel.reclaim.filemap
+    files.open("log", 40 << 10)
+    files.read("log")
+    assert counter("nr_file_pages") == 10
+    assert counter("nr_inactive_file") == sum(
+        int(count) for count in re.findall(r"nr_zone_inactive_file +(\d+)", m.proc("zoneinfo"))
+    )
+
+
+def test_vmallocinfo(m):
+    m.vmalloc(10_000)
+    assert re.fullmatch(
+        r"0xffffc90000000000-0xffffc90000004000   16384 test_vmallocinfo \(test_sysfs.py:\d+\) pages=3 vmalloc N0=3\n",
+        m.proc("vmallocinfo"),
+    )

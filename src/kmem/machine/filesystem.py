@@ -85,13 +85,15 @@ def read_proc(machine: Any, name: str) -> str:
     name = _clean(name, "/proc/")
     if name in PROC_FILES:
         return format_proc(name, machine.view())
+    if name == "vmallocinfo":
+        return str(machine.vmallocinfo())
     own = _self_files(machine)
     if name in own:
         return own[name][0]()
     tags = next((aid for aid in machine.kernel.aids if isinstance(aid, AllocTags)), None)
     if name == "allocinfo" and tags is not None:
         return tags.allocinfo()
-    names = [*PROC_FILES, *own, *(["allocinfo"] if tags else [])]
+    names = [*PROC_FILES, "vmallocinfo", *own, *(["allocinfo"] if tags else [])]
     raise UsageError(f"no /proc/{name}", remedy=f"there are {', '.join(sorted(names))}")
 
 

@@ -502,7 +502,7 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
     def view(self) -> MachineView:
         """Return what ``/proc`` would show of this machine now."""
         self._check_running()
-        return view_machine(self.memmap, self.slub)
+        return view_machine(self.memmap, self.slub, None if self._kernel is None else self._kernel.reclaim)
 
     def nr_free_pages(self) -> int:
         """Return the free pages of all zones, those on per-CPU lists left out."""

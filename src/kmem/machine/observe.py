@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What ``/proc`` would show of a modelled machine.
 
-The functions read the core's arrays and change nothing.  What the model does
-not have (page cache, anonymous memory, NUMA event counts) reads 0.
+The functions read the core's arrays and change nothing.  Page cache and
+anonymous memory are counted by reclaim; without it, and for what the model
+does not have (NUMA event counts), the counters read 0.
 
 Source: mm/vmstat.c, mm/slub.c:get_slabinfo @6.1.192
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ import numpy as np
 from kmem.machine.views import CacheView, MachineView, NodeView, PagesetView, ZoneView
 from kmem.mm.mmzone import MemMap
 from kmem.mm.page import KIND_NAMES
+from kmem.mm.reclaim import Reclaim
 from kmem.mm.slab_flags import SLAB_RECLAIM_ACCOUNT
 from kmem.mm.slub import Slub
 from kmem.profile import REFERENCE
@@ -52,7 +55,7 @@ ZONE_STATS = (
 NUMA_EVENTS = ("numa_hit", "numa_miss", "numa_foreign", "numa_interleave", "numa_local", "numa_other")
 
 
-def view_machine(memmap: MemMap, slub: Slub | None = None) -> MachineView:
+def view_machine(memmap: MemMap, slub: Slub | None = None, reclaim: Reclaim | None = None) -> MachineView:
     """Return what ``/proc`` would show.
 
     Parameters
@@ -61,6 +64,8 @@ def view_machine(memmap: MemMap, slub: Slub | None = None) -> MachineView:
         The machine's memory.
     slub : Slub, optional
         Its slab caches.
+    reclaim : Reclaim, optional
+        Who counts its page cache, anonymous memory and reclaim.
 
     Returns
     -------
@@ -68,14 +73,14 @@ def view_machine(memmap: MemMap, slub: Slub | None = None) -> MachineView:
         A copy; O(frames) for the slab counters, else O(free blocks).
     """
     return MachineView(
-        nodes=view_nodes(memmap, slub),
+        nodes=view_nodes(memmap, slub, reclaim),
         caches=view_caches(slub) if slub is not None else (),
         pageblock_order=memmap.pageblock_order,
         migrate_types=REFERENCE.migrate_types,
     )
 
 
-def view_nodes(memmap: MemMap, slub: Slub | None = None) -> tuple[NodeView, ...]:
+def view_nodes(memmap: MemMap, slub: Slub | None = None, reclaim: Reclaim | None = None) -> tuple[NodeView, ...]:
     """Return nodes and zones of a machine, all zones of each node, populated or not."""
     numa = "Device" in memmap.zone_names
     per_node = len(memmap.zone_names)
@@ -86,9 +91,30 @@ def view_nodes(memmap: MemMap, slub: Slub | None = None) -> tuple[NodeView, ...]
         zones = tuple(_view_zone(memmap, memmap.zone_id(memmap.zone_names[i], node), numa) for i in range(per_node))
         if any(zone.present for zone in zones):
             stats = dict.fromkeys(names, 0)
+            if reclaim is not None:
+                zones = tuple(_with_counters(zone, memmap, reclaim) for zone in zones)
+                stats.update(
+                    (name, reclaim.stat.node_page_state(node, name))
+                    for name in stats
+                    if name in reclaim.stat.node[node]
+                )
             stats["nr_slab_reclaimable"], stats["nr_slab_unreclaimable"] = slabs[node]
             nodes.append(NodeView(node, zones, stats))
     return tuple(nodes)
+
+
+def _with_counters(zone: ZoneView, memmap: MemMap, reclaim: Reclaim) -> ZoneView:
+    """Fill in what reclaim counts in a zone."""
+    if not zone.present:
+        return zone
+    zone_id = memmap.zone_id(zone.name, zone.node)
+    counted = reclaim.stat.zone[zone_id]
+    stats = {
+        name: reclaim.stat.zone_page_state(zone_id, name) if name in counted else value
+        for name, value in zone.stats.items()
+    }
+    # MAX_RECLAIM_RETRIES rounds without progress: kswapd has given the node up.
+    return replace(zone, stats=stats, unreclaimable=reclaim.pgdats[zone.node].kswapd_failures >= 16)
 
 
 def _view_zone(memmap: MemMap, zone_id: int, numa: bool) -> ZoneView:
