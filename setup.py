@@ -41,6 +41,7 @@ COMPILED = [
     "kmem.trace.scan_ring",
     "kmem.trace.scan_records",
     "kmem.replay.engine",
+    "kmem.analysis.stat_count",
 ]
 
 KINDS = {

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["on_terminal", "print_json", "print_table"]
+if TYPE_CHECKING:
+    from kmem.report.section import Section
+
+__all__ = ["on_terminal", "print_json", "print_sections", "print_table"]
 
 
 _NUMBER = re.compile(r"-?[\d,]+(\.\d+)?( ?%)?|-")
@@ -55,6 +58,19 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, tit
         parts = [text.rjust(w) if r else text.ljust(w) for text, w, r in zip(row, widths, right, strict=True)]
         lines.append("  ".join(parts).rstrip())
     sys.stdout.write("\n".join(lines) + "\n")
+
+
+def print_sections(sections: Iterable[Section]) -> None:
+    """Print a report: its paragraphs and tables, with an empty line between them."""
+    for number, section in enumerate(sections):
+        if number:
+            sys.stdout.write("\n")
+        if section.columns:
+            print_table(section.columns, section.rows, title=section.title)
+        else:
+            sys.stdout.write(section.title + "\n")
+        for line in section.lines:
+            sys.stdout.write((line if section.columns else f"  {line}") + "\n")
 
 
 def _cell(value: object) -> str:

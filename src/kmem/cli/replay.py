@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kmem.cli.app import Command
-from kmem.cli.output import print_json, print_table
+from kmem.cli.output import print_json, print_sections
 from kmem.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -169,15 +169,7 @@ def _report(run: Replay, trace: str, as_json: bool, top: int) -> None:
         return
     from kmem.report.replay import report_replay
 
-    for number, section in enumerate(report_replay(analysis, source=source, top=top)):
-        if number:
-            click.echo()
-        if section.columns:
-            print_table(section.columns, section.rows, title=section.title)
-        else:
-            click.echo(section.title)
-        for line in section.lines:
-            click.echo(line if section.columns else f"  {line}")
+    print_sections(report_replay(analysis, source=source, top=top))
 
 
 @contextlib.contextmanager

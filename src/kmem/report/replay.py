@@ -8,7 +8,6 @@ printed; here are only words and numbers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,33 +15,13 @@ from kmem.analysis.fragmentation import unusable_free_index
 from kmem.analysis.summary import Analysis
 from kmem.analysis.usage import Usage
 from kmem.profile import format_gfp
+from kmem.report.section import Section
 
 __all__ = ["Section", "report_replay"]
 
 _FIRST_FAILURES = 5
 _MOMENTS = 8
 _UNNAMED = "(not named)"
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A paragraph or a table of a report.
-
-    Attributes
-    ----------
-    title : str
-    columns : tuple of str
-        Headings; empty for a paragraph.
-    rows : tuple of tuple
-        Cells: str, int, float or None.
-    lines : tuple of str
-        What stands under the table, or the paragraph.
-    """
-
-    title: str
-    columns: tuple[str, ...] = ()
-    rows: tuple[tuple[object, ...], ...] = ()
-    lines: tuple[str, ...] = ()
 
 
 def report_replay(analysis: Analysis, *, source: str, top: int = 10) -> Iterator[Section]:

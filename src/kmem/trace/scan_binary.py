@@ -49,6 +49,7 @@ ALL_ONES = ~ALL_ONES
 @cython.cfunc
 @cython.inline
 @cython.exceptval(check=False)
+@cython.overflowcheck(False)  # bits are meant to be shifted out
 def load(p: Bytes, size: cython.uint, swap: cython.bint) -> uint64_t:
     """Read an unsigned number of 1, 2, 4 or 8 bytes, in the byte order of the recording."""
     v8: uint64_t
@@ -78,6 +79,7 @@ def load(p: Bytes, size: cython.uint, swap: cython.bint) -> uint64_t:
 @cython.cfunc
 @cython.inline
 @cython.exceptval(check=False)
+@cython.overflowcheck(False)  # bits are meant to be shifted out
 def load_field(data: Bytes, field: cython.pointer(FieldAt), swap: cython.bint) -> uint64_t:
     """Read a field, its sign extended to 64 bits."""
     value: uint64_t = load(data + field.offset, field.size, swap)
