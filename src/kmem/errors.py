@@ -23,6 +23,7 @@ __all__ = [
     "KernelWarning",
     "KmemError",
     "NotSupportedError",
+    "ProcessKilled",
     "SegmentationFault",
     "StateError",
     "UsageError",
@@ -187,6 +188,12 @@ class KernelPanic(KernelReport):
 
 class SegmentationFault(KmemError):
     """A process touched an address that it has not mapped, or may not touch in this way (SIGSEGV)."""
+
+    exit_code = 1
+
+
+class ProcessKilled(KmemError):
+    """A process was killed while it was in the kernel: by the OOM killer, or on request (SIGKILL)."""
 
     exit_code = 1
 

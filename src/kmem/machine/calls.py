@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
 
-from kmem.mm import gfp_api, highmem, slab_api, struct_page, vmalloc_api
+from kmem.mm import gfp_api, highmem, slab_api, struct_page, syscalls, uaccess, vmalloc_api
 from kmem.mm import ioremap as io
 from kmem.mm.kernel import BoundCall
 
@@ -74,6 +74,26 @@ class KernelCalls:
     phys_to_virt = ApiCall(struct_page.phys_to_virt)
     virt_to_phys = ApiCall(struct_page.virt_to_phys)
     virt_addr_valid = ApiCall(struct_page.virt_addr_valid)
+
+    # processes: copying from and to them, and their system calls
+
+    access_ok = ApiCall(uaccess.access_ok)
+    clear_user = ApiCall(uaccess.clear_user)
+    copy_from_user = ApiCall(uaccess.copy_from_user)
+    copy_to_user = ApiCall(uaccess.copy_to_user)
+    get_user = ApiCall(uaccess.get_user)
+    put_user = ApiCall(uaccess.put_user)
+    strncpy_from_user = ApiCall(uaccess.strncpy_from_user)
+    strnlen_user = ApiCall(uaccess.strnlen_user)
+    brk = ApiCall(syscalls.brk)
+    exit = ApiCall(syscalls.exit)
+    fork = ApiCall(syscalls.fork)
+    madvise = ApiCall(syscalls.madvise)
+    mmap = ApiCall(syscalls.mmap)
+    mprotect = ApiCall(syscalls.mprotect)
+    mremap = ApiCall(syscalls.mremap)
+    munmap = ApiCall(syscalls.munmap)
+    sbrk = ApiCall(syscalls.sbrk)
 
     # vmalloc
 

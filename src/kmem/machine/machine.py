@@ -31,6 +31,7 @@ from kmem.machine.description import Knob, MachineDescription
 from kmem.machine.kernel import PAGE_OFFSET, make_kernel
 from kmem.machine.memory_access import MemoryAccess
 from kmem.machine.observe import view_machine
+from kmem.machine.process import Process
 from kmem.machine.sched import Sched
 from kmem.machine.task_calls import TaskCalls
 from kmem.machine.views import MachineView
@@ -39,9 +40,11 @@ from kmem.mm.hooks import Hooks
 from kmem.mm.kernel import Kernel, current_kernel, enter_kernel, leave_kernel
 from kmem.mm.kmem_cache import KmemCaches
 from kmem.mm.mm_init import SystemZones
+from kmem.mm.mm_types import Rlimits
 from kmem.mm.mmzone import MemMap
 from kmem.mm.page_alloc import PageAllocator
 from kmem.mm.printk import Printk
+from kmem.mm.process_check import validate_processes
 from kmem.mm.slab_api import KmemCache, cache_object, forget_caches
 from kmem.mm.slab_common import CacheGeometry
 from kmem.mm.slab_config import SlabConfig
@@ -236,6 +239,25 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
         """Wait for the end of a task, and return its result; see :meth:`kmem.machine.sched.Sched.join`."""
         return self.sched.join(task)
 
+    def process(self, name: str = "a.out", *, rlimits: Rlimits | None = None, privileged: bool = False) -> Process:
+        """Start a process: with a stack, and nothing else in its memory.
+
+        Parameters
+        ----------
+        name : str
+            Its name; the kernel keeps 15 characters.
+        rlimits : Rlimits, optional
+            Resource limits; a stack of 8 MiB, and no limit of memory, by default.
+        privileged : bool
+            Whether root runs it.
+
+        Raises
+        ------
+        OSError
+            ENOMEM.
+        """
+        return Process(self.kernel, name, rlimits=rlimits, privileged=privileged)
+
     def dmesg(self) -> str:
         """Return the kernel's log as ``dmesg`` prints it."""
         return self.kernel.printk.dmesg()
@@ -403,6 +425,8 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
         """
         self._check_running()
         validate_pages(self.page_alloc)
+        if self._kernel is not None and self._kernel.vm is not None:
+            validate_processes(self._kernel.vm)
         self.slub.validate()
 
     def digest(self) -> str:

@@ -23,7 +23,7 @@ from kmem.mm.folio import PG_DIRTY, PG_RECLAIM, PG_UPTODATE, PG_WRITEBACK, Folio
 from kmem.mm.lru import LRU_ACTIVE_FILE, LRU_INACTIVE_FILE, Shadow
 
 if TYPE_CHECKING:
-    from kmem.mm.mm_types import VmArea
+    from kmem.mm.mm_types import MmStruct, VmArea
     from kmem.mm.reclaim import Reclaim
 
 __all__ = ["AddressSpace", "Filemap"]
@@ -97,6 +97,20 @@ class AddressSpace:
         if folio is not None:
             folio.refcount += 1
         return folio
+
+    def find(self, pgoff: int) -> Folio | None:
+        """Return the folio at a page offset if it is in memory, with a reference for the caller.
+
+        Source: mm/filemap.c:next_uptodate_page @6.1.192
+        """
+        folio = self.pages.get(pgoff)
+        if folio is not None:
+            folio.refcount += 1
+        return folio
+
+    def charge(self, mm: MmStruct, flags: int) -> bool:
+        """Mapping a file promises no memory."""
+        return True
 
     def set_page_dirty(self, folio: Folio) -> None:
         """Note that a folio differs from what the file holds."""

@@ -23,7 +23,6 @@ from kmem.mm.ram import Ram
 
 __all__ = [
     "PG_ACTIVE",
-    "PG_ANON_EXCLUSIVE",
     "PG_DIRTY",
     "PG_FLAG_NAMES",
     "PG_LOCKED",
@@ -55,14 +54,23 @@ PG_UNEVICTABLE = 0x200
 PG_MLOCKED = 0x400
 PG_WRITEBACK = 0x800
 PG_SWAPCACHE = 0x1000
-#: The only mapping of an anonymous page is that of one process: a write needs no copy.
-PG_ANON_EXCLUSIVE = 0x2000
 
 #: Names of the flags, lowest bit first, as reports print them.
 PG_FLAG_NAMES = (
-    "locked referenced uptodate dirty lru active workingset reclaim swapbacked unevictable mlocked writeback "
-    "swapcache anon_exclusive"
-).split()
+    "locked",
+    "referenced",
+    "uptodate",
+    "dirty",
+    "lru",
+    "active",
+    "workingset",
+    "reclaim",
+    "swapbacked",
+    "unevictable",
+    "mlocked",
+    "writeback",
+    "swapcache",
+)
 
 _PAGE_SHIFT = 12
 _COMP, _ZERO = __GFP_COMP, __GFP_ZERO
@@ -87,13 +95,30 @@ class Folio:
         Page offset in `mapping`: of an anonymous page the page offset that its vma gave it.
     flags : int
         ``PG_*``.
+    exclusive_map : int
+        One bit a page: whether it belongs to one process alone.
+    entire_mapcount : int
+        Entries that map a compound page as a whole.
+    page_mapcounts : list of int or None
+        Entries that map single pages of a compound page.
     swap : int
         Swap entry, while ``PG_SWAPCACHE`` is set.
-    lru : object
-        What reclaim keeps of it.
     """
 
-    __slots__ = ("anon", "flags", "index", "lru", "mapcount", "mapping", "order", "pfn", "refcount", "swap")
+    __slots__ = (
+        "anon",
+        "entire_mapcount",
+        "exclusive_map",
+        "flags",
+        "index",
+        "mapcount",
+        "mapping",
+        "order",
+        "page_mapcounts",
+        "pfn",
+        "refcount",
+        "swap",
+    )
 
     def __init__(self, pfn: int, order: int = 0) -> None:
         self.pfn = pfn
@@ -104,18 +129,35 @@ class Folio:
         self.anon = False
         self.index = 0
         self.flags = 0
+        self.exclusive_map = 0
+        self.entire_mapcount = 0
+        self.page_mapcounts: list[int] | None = None
         self.swap = 0
-        self.lru: Any = None
 
     @property
     def nr_pages(self) -> int:
         """Frames it consists of."""
         return 1 << self.order
 
-    @property
-    def exclusive(self) -> bool:
-        """Whether an anonymous page belongs to one process alone."""
-        return bool(self.flags & PG_ANON_EXCLUSIVE)
+    def is_exclusive(self, pfn: int) -> bool:
+        """Whether an anonymous page belongs to one process alone: a write needs no copy (PageAnonExclusive)."""
+        return bool(self.exclusive_map >> (pfn - self.pfn) & 1)
+
+    def set_exclusive(self, pfn: int) -> None:
+        """Note that a page belongs to one process alone."""
+        self.exclusive_map |= 1 << (pfn - self.pfn)
+
+    def clear_exclusive(self, pfn: int) -> None:
+        """Note that a page may be shared by processes."""
+        self.exclusive_map &= ~(1 << (pfn - self.pfn))
+
+    def pmd_to_ptes(self) -> None:
+        """Count one mapping of the whole as one of each page."""
+        if self.page_mapcounts is None:
+            self.page_mapcounts = [0] * self.nr_pages
+        self.page_mapcounts = [count + 1 for count in self.page_mapcounts]
+        self.entire_mapcount -= 1
+        self.mapcount += self.nr_pages - 1
 
     @property
     def swapcache(self) -> bool:
@@ -136,7 +178,7 @@ class LruLists(Protocol):
     """What folios ask of reclaim; :attr:`Folios.lru` is such an object, or None."""
 
     def folio_add_lru(self, folio: Folio) -> None:
-        """Put a new folio on the lists (mm/swap.c:folio_add_lru); it may be held in a batch first."""
+        """Put a new folio on the lists (mm/swap.c:folio_add_lru); a batch holds it, and a reference, first."""
 
     def folio_del_lru(self, folio: Folio) -> None:
         """Take a folio that is about to be freed off the lists, if it is on one."""
@@ -161,7 +203,7 @@ class Folios:
     Attributes
     ----------
     lru : LruLists or None
-        Lists of reclaim.
+        Lists of reclaim, which forget a folio that is freed.
     """
 
     def __init__(self, page_alloc: PageAllocator, ram: Ram | None) -> None:
@@ -269,19 +311,3 @@ class Folios:
         del self._folios[folio.pfn]
         folio.pfn = pfn
         self._folios[pfn] = folio
-
-    def split(self, folio: Folio) -> list[Folio]:
-        """Turn a compound folio into single pages that share its mapping; return them, itself first.
-
-        The references and mappings of the new pages are the caller's to set.
-
-        Source: mm/huge_memory.c:__split_huge_page @6.1.192
-        """
-        pages = [folio]
-        nr_pages, folio.order = folio.nr_pages, 0
-        for i in range(1, nr_pages):
-            page = self.add(folio.pfn + i)
-            page.mapping, page.anon, page.index = folio.mapping, folio.anon, folio.index + i
-            page.flags = folio.flags
-            pages.append(page)
-        return pages

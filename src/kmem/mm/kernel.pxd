@@ -27,7 +27,7 @@ cdef class Kernel:
     cdef readonly PageAllocator page_alloc
     cdef readonly Slub slub
     cdef readonly object caches           # kmem.mm.kmem_cache.KmemCaches
-    cdef public object vmalloc, layout, init_mm, printk, clock, current, sched, leaks, owner, reclaim
+    cdef public object vmalloc, layout, init_mm, printk, clock, current, sched, leaks, owner, reclaim, vm
     cdef public object faults, highmem
     cdef object _ram
     cdef tuple _aids

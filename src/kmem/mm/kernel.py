@@ -64,6 +64,8 @@ class Kernel:
         The machine.
     reclaim : kmem.mm.reclaim.Reclaim or None
         LRU lists, page cache, swap, and who frees memory when it runs short.
+    vm : kmem.mm.vm.Vm or None
+        Virtual memory of processes; None until the first process is made.
     preempt_count : int
         In the kernel's layout: disabled preemption, softirq and hardirq counts.
     irqs_disabled : bool

@@ -33,6 +33,7 @@ class Kernel:
     faults: Any
     leaks: Any
     reclaim: Any
+    vm: Any
     owner: Any
     nr_reports: int
     init_on_alloc: bool

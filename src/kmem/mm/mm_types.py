@@ -113,6 +113,9 @@ class Mapping(Protocol):
     shmem: bool
     i_mmap: list[VmArea]
 
+    def charge(self, mm: MmStruct, flags: int) -> bool:
+        """Promise the memory that mapping it takes; False if that is too much."""
+
     def fault(self, pgoff: int, gfp: int) -> Folio | None:
         """Return the up-to-date folio at a page offset, with a reference for the caller.
 
@@ -123,6 +126,9 @@ class Mapping(Protocol):
         IndexError
             If the offset lies behind the end of the file (the process gets SIGBUS).
         """
+
+    def find(self, pgoff: int) -> Folio | None:
+        """Return the up-to-date folio at a page offset if it is in memory, with a reference for the caller."""
 
     def set_page_dirty(self, folio: Folio) -> None:
         """Note that the folio differs from what the file holds."""
@@ -255,12 +261,16 @@ class MmStruct:
         Pages, as in the kernel.
     hiwater_rss, hiwater_vm : int
         Highest resident and total size seen when it was about to shrink, in pages.
-    pgtables_bytes : int
-        Page tables, without the top one.
     start_code, end_code, start_data, end_data, start_brk, brk, start_stack : int
         Addresses that execve() sets, and the current end of the heap.
+    malloc_state : int
+        Where the C library keeps its allocator's state; 0 before its first use.
     mm_users : int
         Tasks that use it.
+    privileged : bool
+        Whether its process is root's: some limits do not hold for it.
+    oom_skip : bool
+        Its memory is gone already, or on its way.
     """
 
     task_size: int
@@ -278,7 +288,6 @@ class MmStruct:
     pinned_vm: int = 0
     hiwater_rss: int = 0
     hiwater_vm: int = 0
-    pgtables_bytes: int = 0
     def_flags: int = 0
     start_code: int = 0
     end_code: int = 0
@@ -287,9 +296,17 @@ class MmStruct:
     start_brk: int = 0
     brk: int = 0
     start_stack: int = 0
+    malloc_state: int = 0
     mm_users: int = 1
+    privileged: bool = False
     rlimits: Rlimits = field(default_factory=Rlimits)
     oom_skip: bool = False
+
+    def handle_mm_fault(self, addr: int, error_code: int) -> None:
+        """Answer a page fault that the processor raised; see :func:`kmem.mm.user_fault.handle_user_fault`."""
+        from kmem.mm.user_fault import handle_user_fault
+
+        handle_user_fault(self.page_table.vm, self.owner, addr, error_code)
 
     # The areas
 
@@ -373,6 +390,11 @@ class MmStruct:
     def rss(self) -> int:
         """Resident pages: of files, anonymous and shared memory (get_mm_rss)."""
         return self.rss_stat[MM_FILEPAGES] + self.rss_stat[MM_ANONPAGES] + self.rss_stat[MM_SHMEMPAGES]
+
+    @property
+    def pgtables_bytes(self) -> int:
+        """Bytes of page tables, without the top one."""
+        return self.page_table.nr_tables << PAGE_SHIFT
 
     def update_hiwater_rss(self) -> None:
         """Note the resident size, which is about to shrink."""

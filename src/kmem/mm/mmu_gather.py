@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kmem.mm.folio import Folio
-from kmem.mm.gfp import GFP_NOWAIT, __GFP_NOWARN
+from kmem.mm.gfp import __GFP_NOWARN, GFP_NOWAIT
 from kmem.mm.page_alloc import NO_FRAME
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class MmuGather:
 
         Source: mm/mmu_gather.c:tlb_remove_table @6.1.192
         """
-        self._vm.nr_page_table_pages -= 1
+        self._vm.mod_node(frame, "nr_page_table_pages", -1)
         if self._table_batch == NO_FRAME:
             self._table_batch = self._vm.page_alloc.alloc_pages(_GFP_BATCH, 0)
             if self._table_batch == NO_FRAME:

@@ -14,12 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kmem.mm.gfp import GFP_KERNEL, __GFP_ACCOUNT, __GFP_HIGHMEM, __GFP_ZERO
-from kmem.mm.page_alloc import NO_FRAME, PageAllocator
-from kmem.mm.ram import Ram
+from kmem.errors import StateError
+from kmem.mm.gfp import __GFP_ACCOUNT, __GFP_HIGHMEM, __GFP_ZERO, GFP_KERNEL
+from kmem.mm.page_alloc import NO_FRAME
+
+if TYPE_CHECKING:
+    from kmem.mm.vm import Vm
 
 __all__ = [
     "GFP_PGTABLE_USER",
@@ -36,7 +40,6 @@ __all__ = [
     "PAGE_SPECIAL",
     "PAGE_TABLE",
     "PAGE_USER",
-    "SWP_EXCLUSIVE",
     "X86_64",
     "TableLayout",
     "UserPageTable",
@@ -59,8 +62,6 @@ PAGE_SOFT_DIRTY = 0x800
 PAGE_NX = 1 << 63
 #: Flags of an entry that points at a table.
 PAGE_TABLE = PAGE_PRESENT | PAGE_RW | PAGE_USER | PAGE_ACCESSED | PAGE_DIRTY
-#: In a swap entry: the page was this process's alone when it left.
-SWP_EXCLUSIVE = 0x8
 
 _PAGE_SIZE = 4096
 
@@ -124,26 +125,24 @@ class UserPageTable:
 
     Parameters
     ----------
-    layout : TableLayout
-    ram : Ram
-        Memory that the tables lie in.
-    page_alloc : PageAllocator
-        Where frames of tables come from.
+    vm : Vm
+        Whose memory the tables lie in.
     pgd : int
         Frame of the top table, zeroed or with the kernel's half filled in.
 
     Attributes
     ----------
     nr_tables : int
-        Tables below the top one.
+        Tables below the top one, those put by for huge pages included.
     """
 
-    def __init__(self, layout: TableLayout, ram: Ram, page_alloc: PageAllocator, pgd: int) -> None:
-        self.layout = layout
+    def __init__(self, vm: Vm, pgd: int) -> None:
+        self.vm = vm
+        self.layout = layout = vm.layout
         self.pgd = pgd
         self.nr_tables = 0
-        self._ram = ram
-        self._page_alloc = page_alloc
+        self._spares: dict[int, list[int]] = {}
+        self._ram = ram = vm.ram
         self._read = ram.read_u64 if layout.entry_size == 8 else ram.read_u32
         self._write = ram.write_u64 if layout.entry_size == 8 else ram.write_u32
         self._dtype = np.dtype("<u8" if layout.entry_size == 8 else "<u4")
@@ -187,12 +186,14 @@ class UserPageTable:
         for i in range(last):
             at = self._entry(table, i, addr)
             entry = self._read(at)
-            if not entry & PAGE_PRESENT:
+            if not entry:
                 frame = self._alloc_table(i + 1)
                 if frame is None:
                     return None
                 entry = frame << 12 | PAGE_TABLE
                 self._write(at, entry)
+            elif not self.is_table(i, entry):
+                raise StateError(f"a huge page is mapped at {addr:#x}")
             table = entry & self.layout.frame_mask
         return self._entry(table, last, addr)
 
@@ -200,12 +201,56 @@ class UserPageTable:
         gfp = GFP_PGTABLE_USER
         if level == self.layout.last and self.layout.highpte:
             gfp |= _HIGHMEM
-        frame = self._page_alloc.alloc_pages(gfp, 0)
+        frame = self.vm.page_alloc.alloc_pages(gfp, 0)
         if frame == NO_FRAME:
             return None
         self._ram.clear(frame << 12, _PAGE_SIZE)
         self.nr_tables += 1
+        self.vm.mod_node(frame, "nr_page_table_pages", 1)
         return frame
+
+    @property
+    def ceiling(self) -> int:
+        """End of the user half."""
+        return 1 << 47 if self.layout.entry_size == 8 else 0xC0000000
+
+    # Tables put by for huge pages
+
+    def alloc_spare(self) -> int | None:
+        """Return the frame of an empty table of pages that is in no other table yet; None if there is no memory."""
+        return self._alloc_table(self.layout.last)
+
+    def free_spare(self, frame: int) -> None:
+        """Free a table that is in no other table."""
+        self.nr_tables -= 1
+        self.vm.mod_node(frame, "nr_page_table_pages", -1)
+        self.vm.page_alloc.free_pages(frame, 0)
+
+    def deposit(self, at: int, frame: int) -> None:
+        """Put a table by for the huge page whose entry is at `at`; they are kept for each table of such entries.
+
+        Source: mm/pgtable-generic.c:pgtable_trans_huge_deposit @6.1.192
+        """
+        spares = self._spares.setdefault(at >> 12, [])
+        if spares:
+            spares.append(spares.pop(0))
+        spares.insert(0, frame)
+
+    def withdraw(self, at: int) -> int:
+        """Take back one of the tables that were put by.
+
+        Source: mm/pgtable-generic.c:pgtable_trans_huge_withdraw @6.1.192
+        """
+        spares = self._spares[at >> 12]
+        frame = spares.pop(0)
+        if not spares:
+            del self._spares[at >> 12]
+        return frame
+
+    @property
+    def spares(self) -> list[int]:
+        """Frames of all tables that are put by."""
+        return [frame for frames in self._spares.values() for frame in frames]
 
     def pte_pfn(self, entry: int) -> int:
         """Return the frame that an entry holds.

@@ -276,13 +276,15 @@ class Reclaim:
     def kill(self, task: Task) -> None:
         """Kill a process: its memory is free when this returns, and the process ends where it waits.
 
+        A process that is in a system call itself ends when it leaves that, and may use the reserves until then.
+
         Source: mm/oom_kill.c:__oom_kill_process, oom_reap_task @6.1.192
         """
         task.killed = True
-        if self.vm is not None:
-            from kmem.mm.fork import exit_mm  # which imports what imports this
+        if self.vm is not None and task.pid in self.vm.tasks:
+            from kmem.mm.fork import kill_process  # which imports what imports this
 
-            exit_mm(self.vm, task)
+            kill_process(self.vm, task)
         if self.kernel.sched is not None and task.sched is not None and task is not self.kernel.current:
             self.kernel.sched.wake_up(task)
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from kmem.mm.folio import PG_ANON_EXCLUSIVE, PG_DIRTY, PG_SWAPBACKED, PG_SWAPCACHE, Folio
+from kmem.mm.folio import PG_SWAPBACKED, Folio
 from kmem.mm.gfp import GFP_KERNEL
 from kmem.mm.mm_types import (
     MM_ANONPAGES,
@@ -31,7 +31,8 @@ from kmem.mm.mm_types import (
     MmStruct,
     VmArea,
 )
-from kmem.mm.pgalloc import PAGE_ACCESSED, PAGE_DIRTY, PAGE_PRESENT, PAGE_PROTNONE, SWP_EXCLUSIVE
+from kmem.mm.pgalloc import PAGE_ACCESSED, PAGE_DIRTY, PAGE_PRESENT, PAGE_PROTNONE
+from kmem.mm.pgprot import swp_entry_to_pte
 
 if TYPE_CHECKING:
     from kmem.mm.vm import Vm
@@ -47,6 +48,7 @@ __all__ = [
     "page_add_anon_rmap",
     "page_add_file_rmap",
     "page_add_new_anon_rmap",
+    "page_dup_anon_rmap",
     "page_mapcount",
     "page_mapped",
     "page_mappings",
@@ -187,6 +189,10 @@ def anon_vma_clone(vm: Vm, dst: VmArea, src: VmArea) -> bool:
     return True
 
 
+def _forget(vma: VmArea) -> None:
+    vma.anon_vma = None
+
+
 def anon_vma_fork(vm: Vm, vma: VmArea, pvma: VmArea) -> bool:
     """Chain a child's area to its parent's and give it an AnonVma of its own; False if there is no memory.
 
@@ -194,7 +200,7 @@ def anon_vma_fork(vm: Vm, vma: VmArea, pvma: VmArea) -> bool:
     """
     if pvma.anon_vma is None:
         return True
-    vma.anon_vma = None
+    _forget(vma)
     if not anon_vma_clone(vm, vma, pvma):
         return False
     if vma.anon_vma is not None:
@@ -262,19 +268,18 @@ def mm_counter(folio: Folio) -> int:
 
 
 def _account_mapped(vm: Vm, folio: Folio, change: int) -> None:
-    if folio.anon:
-        vm.nr_anon_mapped += change
-    else:
-        vm.nr_file_mapped += change
+    vm.mod_node(folio.pfn, "nr_anon_pages" if folio.anon else "nr_mapped", change)
 
 
 def page_add_new_anon_rmap(vm: Vm, folio: Folio, vma: VmArea, addr: int) -> None:
-    """Count the first mapping of a fresh anonymous page.
+    """Count the first mapping of a fresh anonymous page, small or huge.
 
     Source: mm/rmap.c:page_add_new_anon_rmap @6.1.192
     """
-    folio.flags |= PG_SWAPBACKED | PG_ANON_EXCLUSIVE
+    folio.flags |= PG_SWAPBACKED
+    folio.set_exclusive(folio.pfn)
     folio.mapcount = 1
+    folio.entire_mapcount = 1 if folio.order else 0
     folio.anon = True
     folio.mapping = vma.anon_vma
     folio.index = vma.page_index(addr)
@@ -284,19 +289,19 @@ def page_add_new_anon_rmap(vm: Vm, folio: Folio, vma: VmArea, addr: int) -> None
 def page_add_anon_rmap(vm: Vm, folio: Folio, vma: VmArea, addr: int, exclusive: bool) -> None:
     """Count a mapping of an anonymous page that comes back from swap.
 
-    Source: mm/rmap.c:page_add_anon_rmap @6.1.192
+    Source: mm/rmap.c:page_add_anon_rmap, __page_set_anon_rmap @6.1.192
     """
     if not folio.anon:
-        root = vma.anon_vma
-        assert root is not None  # every caller prepared it
+        anon_vma = vma.anon_vma
+        assert anon_vma is not None  # every caller prepared it
         folio.anon = True
-        folio.mapping = root if exclusive else root.root
+        folio.mapping = anon_vma if exclusive else anon_vma.root
         folio.index = vma.page_index(addr)
     if exclusive:
-        folio.flags |= PG_ANON_EXCLUSIVE
+        folio.set_exclusive(folio.pfn)
     folio.mapcount += 1
     if folio.mapcount == 1:
-        _account_mapped(vm, folio, folio.nr_pages)
+        _account_mapped(vm, folio, 1)
 
 
 def page_add_file_rmap(vm: Vm, folio: Folio) -> None:
@@ -306,7 +311,18 @@ def page_add_file_rmap(vm: Vm, folio: Folio) -> None:
     """
     folio.mapcount += 1
     if folio.mapcount == 1:
-        _account_mapped(vm, folio, folio.nr_pages)
+        _account_mapped(vm, folio, 1)
+
+
+def page_dup_anon_rmap(folio: Folio, pfn: int) -> None:
+    """Count one more mapping of a page that a fork shares.
+
+    Source: include/linux/mm.h:page_try_dup_anon_rmap @6.1.192
+    """
+    folio.clear_exclusive(pfn)
+    folio.mapcount += 1
+    if folio.page_mapcounts is not None:
+        folio.page_mapcounts[pfn - folio.pfn] += 1
 
 
 def page_move_anon_rmap(folio: Folio, vma: VmArea) -> None:
@@ -315,17 +331,28 @@ def page_move_anon_rmap(folio: Folio, vma: VmArea) -> None:
     Source: mm/rmap.c:page_move_anon_rmap @6.1.192
     """
     folio.mapping = vma.anon_vma
-    folio.flags |= PG_ANON_EXCLUSIVE
+    folio.set_exclusive(folio.pfn)
 
 
-def page_remove_rmap(vm: Vm, folio: Folio) -> None:
-    """Uncount a mapping.
+def page_remove_rmap(vm: Vm, folio: Folio, pfn: int, huge: bool = False) -> None:
+    """Uncount a mapping, of a single page or of a huge one as a whole.
 
     Source: mm/rmap.c:page_remove_rmap @6.1.192
     """
     folio.mapcount -= 1
-    if folio.mapcount == 0:
-        _account_mapped(vm, folio, -folio.nr_pages)
+    gone = 0
+    if huge:
+        folio.entire_mapcount -= 1
+        if not folio.entire_mapcount:
+            vm.mod_node(folio.pfn, "nr_anon_transparent_hugepages", -1)
+            gone = sum(not count for count in folio.page_mapcounts or [0] * folio.nr_pages)
+    elif folio.page_mapcounts is not None:
+        folio.page_mapcounts[pfn - folio.pfn] -= 1
+        gone = int(not folio.page_mapcounts[pfn - folio.pfn] and not folio.entire_mapcount)
+    elif not folio.mapcount:
+        gone = 1
+    if gone:
+        _account_mapped(vm, folio, -gone)
 
 
 # Looking from the page
@@ -363,7 +390,11 @@ def page_mapcount(vm: Vm, pfn: int) -> int:
     Source: include/linux/mm.h:page_mapcount @6.1.192
     """
     folio = vm.folios.get(pfn)
-    return 0 if folio is None else folio.mapcount
+    if folio is None:
+        return 0
+    if folio.page_mapcounts is not None:
+        return folio.page_mapcounts[pfn - folio.pfn] + folio.entire_mapcount
+    return folio.mapcount
 
 
 def page_mapped(vm: Vm, pfn: int) -> bool:
@@ -428,22 +459,16 @@ def try_to_unmap(vm: Vm, pfn: int, swap_entry: int | None = None, *, ignore_mloc
 def _unmap_one(vm: Vm, folio: Folio, mm: MmStruct, at: int, entry: int, swap_entry: int | None) -> None:
     left = 0
     if entry & PAGE_DIRTY:
-        folio.flags |= PG_DIRTY
-        if not folio.anon:
-            folio.mapping.set_page_dirty(folio)
+        vm.set_page_dirty(folio)
     mm.update_hiwater_rss()
     mm.rss_stat[mm_counter(folio)] -= 1
     if folio.anon and swap_entry is not None and vm.swap is not None:
         vm.swap.swap_duplicate(swap_entry)
-        left = vm.swap.to_pte(swap_entry)
-        if folio.exclusive:
-            left |= SWP_EXCLUSIVE
-            folio.flags &= ~PG_ANON_EXCLUSIVE
+        left = swp_entry_to_pte(vm.layout, swap_entry, folio.is_exclusive(folio.pfn))
+        folio.clear_exclusive(folio.pfn)
         mm.rss_stat[MM_SWAPENTS] += 1
-        folio.swap = swap_entry
-        folio.flags |= PG_SWAPCACHE
     mm.page_table.write(at, left)
-    page_remove_rmap(vm, folio)
+    page_remove_rmap(vm, folio, folio.pfn)
     vm.folios.put(folio)
 
 

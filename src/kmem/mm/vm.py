@@ -8,23 +8,29 @@ Differs: these are globals in the kernel; a machine here has one :class:`Vm`.
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kmem.errors import ConfigError, StateError
-from kmem.mm.folio import PG_SWAPCACHE, Folio, Folios
-from kmem.mm.gfp import GFP_KERNEL, __GFP_ZERO
+from kmem.mm.folio import PG_DIRTY, PG_SWAPBACKED, PG_SWAPCACHE, PG_UNEVICTABLE, Folio, Folios
+from kmem.mm.gfp import __GFP_ZERO, GFP_KERNEL
 from kmem.mm.mm_types import MmStruct
-from kmem.mm.page_alloc import NO_FRAME, PageAllocator
+from kmem.mm.page_alloc import NO_FRAME
 from kmem.mm.pgalloc import LAYOUTS, TableLayout
-from kmem.mm.printk import KERN_WARNING, Printk
-from kmem.mm.ram import Ram
+from kmem.mm.printk import KERN_WARNING
 from kmem.mm.rmap import AnonVma, Rmap
 from kmem.mm.slab_flags import SLAB_ACCOUNT, SLAB_HWCACHE_ALIGN, SLAB_PANIC, SLAB_TYPESAFE_BY_RCU
 from kmem.mm.task import Task
+from kmem.mm.vmstat import VmStat
+
+if TYPE_CHECKING:
+    from kmem.mm.kernel import Kernel
 
 __all__ = ["OVERCOMMIT_ALWAYS", "OVERCOMMIT_GUESS", "OVERCOMMIT_NEVER", "Swap", "Vm", "VmSysctls"]
 
 OVERCOMMIT_GUESS, OVERCOMMIT_ALWAYS, OVERCOMMIT_NEVER = range(3)
+_MAX_NR_ZONES = 5
+#: Below 512 MiB of memory there are no huge pages. Source: mm/huge_memory.c:hugepage_init @6.1.192
+_THP_MIN_PAGES = 512 << 20 - 12
 _GFP_ZERO_PAGE = GFP_KERNEL | __GFP_ZERO
 
 #: Bytes of the kernel's structures: x86-64, i386, as the reference kernels' caches have them.
@@ -44,7 +50,12 @@ class Swap(Protocol):
     An entry is a number: offset, and the number of the swap area above it, as the kernel's ``swp_entry_t``.
     """
 
-    total_swap_pages: int
+    #: Slots whose folio is in memory.
+    cache: dict[int, Folio]
+
+    @property
+    def total_swap_pages(self) -> int:
+        """Slots in all."""
 
     def swap_duplicate(self, entry: int) -> None:
         """One more page table entry refers to the slot."""
@@ -53,16 +64,13 @@ class Swap(Protocol):
         """One page table entry fewer refers to the slot; the last one frees it, and its folio in the swap cache."""
 
     def swapin(self, entry: int, gfp: int) -> Folio | None:
-        """Return the folio of the slot, read in if it is not in the swap cache, with a reference for the caller."""
+        """Return the folio of the slot, read in if it is not in the swap cache, with a reference for the caller.
+
+        None if there is no memory for it.
+        """
 
     def free_swap_cache(self, folio: Folio) -> None:
         """Take the folio out of the swap cache if no page table entry refers to its slot."""
-
-    def to_pte(self, entry: int) -> int:
-        """Return the page table entry that stands for a swap entry; not present, not zero."""
-
-    def from_pte(self, pte: int) -> int:
-        """Return the swap entry of a page table entry."""
 
 
 class VmSysctls:
@@ -86,13 +94,8 @@ class Vm:
 
     Parameters
     ----------
-    arch : str
-        ``"x86_64"`` or ``"i386"``.
-    page_alloc : PageAllocator
-    ram : Ram
-    slub, caches : object
-        The slab allocator, and the list of its caches.
-    printk : Printk
+    kernel : Kernel
+        Whose memory it is: frames, slab caches, log.
     totalram_pages : int
         Managed pages of all zones.
     cmdline : str
@@ -100,11 +103,10 @@ class Vm:
 
     Attributes
     ----------
-    folios : Folios
+    folios, stat : Folios, VmStat
+        Pages in use and counters; those of reclaim, if there is one.
     zero_pfn : int
         The page of zeros that reads of untouched memory map.
-    events : Counter
-        ``/proc/vmstat`` counters of events.
     committed_as : int
         Pages that were promised.
     tasks : dict of int to Task
@@ -116,41 +118,45 @@ class Vm:
 
     def __init__(
         self,
+        kernel: Kernel,
         *,
-        arch: str,
-        page_alloc: PageAllocator,
-        ram: Ram,
-        slub: Any,
-        caches: Any,
-        printk: Printk,
         totalram_pages: int,
         cmdline: str = "",
     ) -> None:
-        self.arch = arch
-        self.layout: TableLayout = LAYOUTS[arch]
-        self.page_alloc = page_alloc
-        self.ram = ram
-        self.slub = slub
-        self.printk = printk
+        self.kernel = kernel
+        self.arch = kernel.arch
+        self.layout: TableLayout = LAYOUTS[kernel.arch]
+        self.page_alloc = kernel.page_alloc
+        self.ram = kernel.ram
+        self.printk = kernel.printk
         self.totalram_pages = totalram_pages
-        self.folios = Folios(page_alloc, ram)
+        memmap = kernel.page_alloc.memmap
+        self._zone_of = memmap.pages_array["zone"]
+        self.stat = VmStat(memmap.nr_nodes, memmap.nr_zones)
+        self.folios = Folios(kernel.page_alloc, kernel.ram)
         self.sysctls = VmSysctls()
-        self.events: Counter[str] = Counter()
         self.committed_as = 0
-        self.nr_page_table_pages = 0
-        self.nr_anon_mapped = 0
-        self.nr_file_mapped = 0
-        self.nr_shmem = 0
         self.swap: Swap | None = None
         self.tasks: dict[int, Task] = {}
         self.anon_vmas: dict[AnonVma, None] = {}
         self.rmap = Rmap(self)
-        self.next_pid = 1
+        self.mms: list[MmStruct] = []
+        #: Who holds each process, by pid (:class:`kmem.mm.process.Process`).
+        self.processes: dict[int, Any] = {}
+        #: Structure, frames and order of the kernel stack of each task.
+        self.task_memory: dict[int, tuple[int, list[int], int]] = {}
+        #: Page faults by pid and whether they had to wait for a disk.
+        self.busy: Counter[int] = Counter()
+        #: Processes that are to end when they leave the kernel, and how often each is in it.
+        self.killed: set[int] = set()
+        self.faults: Counter[tuple[int, bool]] = Counter()
         self.stack_guard_gap = 256 << 12
         self.thp = "always"
         self._parse(cmdline)
-        self._caches = self._create_caches(caches)
+        self._caches = self._create_caches()
         self.zero_pfn = self._zero_page()
+        if totalram_pages < _THP_MIN_PAGES:
+            self.thp = "never"
 
     def _parse(self, cmdline: str) -> None:
         for word in cmdline.split():
@@ -164,17 +170,17 @@ class Vm:
             elif key == "init_on_alloc":
                 self.folios.init_on_alloc = value not in ("0", "off", "n", "no")
 
-    def _create_caches(self, caches: Any) -> dict[str, int]:
+    def _create_caches(self) -> dict[str, int]:
         """Source: kernel/fork.c:proc_caches_init, fork_init, mm/rmap.c:anon_vma_init @6.1.192"""
+        caches = self.kernel.caches
         column = 0 if self.arch == "x86_64" else 1
         created = {}
         for name, entry in _CACHES.items():
-            created[name] = caches.find(name)
-            if created[name] is None:
+            index = caches.find(name)
+            if index is None:
                 align = 64 if name == "task_struct" else 0
-                created[name] = caches.kmem_cache_create(
-                    name, entry[column], align, entry[2], ctor=name in _CONSTRUCTED
-                )
+                index = caches.kmem_cache_create(name, entry[column], align, entry[2], ctor=name in _CONSTRUCTED)
+            created[name] = index
         return created
 
     def _zero_page(self) -> int:
@@ -185,16 +191,44 @@ class Vm:
         self.ram.clear(pfn << 12, 4096)
         return pfn
 
+    def alloc_pid(self) -> int:
+        """Return the next number of a process that is free.
+
+        Source: kernel/pid.c:alloc_pid @6.1.192
+        """
+        return int(self.kernel.sched.alloc_pid())
+
+    def count_fault(self, task: Task, major: bool) -> None:
+        """Count a page fault of a process, as ``min_flt`` or ``maj_flt``.
+
+        Source: mm/memory.c:mm_account_fault @6.1.192
+        """
+        self.faults[task.pid, major] += 1
+
+    def pgd_ctor(self, pgd: int) -> None:
+        """Fill the kernel's half of a process's top table in.
+
+        Source: arch/x86/mm/pgtable.c:pgd_ctor @6.1.192
+        """
+        self.kernel.init_mm.pgd_ctor(pgd)
+
+    def pgd_dtor(self, pgd: int) -> None:
+        """A process's top table is about to be freed.
+
+        Source: arch/x86/mm/pgtable.c:pgd_dtor @6.1.192
+        """
+        self.kernel.init_mm.pgd_dtor(pgd)
+
     # The kernel's own structures
 
     def alloc_object(self, cache: str, gfp: int = GFP_KERNEL) -> int | None:
         """Allocate one of the kernel's structures; its physical address, None if there is no memory."""
-        address: int | None = self.slub.kmem_cache_alloc(self._caches[cache], gfp)
+        address: int | None = self.kernel.slub.kmem_cache_alloc(self._caches[cache], gfp)
         return address
 
     def free_object(self, cache: str, address: int) -> None:
         """Free one of the kernel's structures."""
-        self.slub.kmem_cache_free(self._caches[cache], address)
+        self.kernel.slub.kmem_cache_free(self._caches[cache], address)
 
     # Reclaim and swap, where there is any
 
@@ -204,9 +238,43 @@ class Vm:
             self.folios.lru.lru_add_drain()
 
     def lru_cache_add(self, folio: Folio) -> None:
-        """Put a new folio on the LRU lists."""
+        """Put a new folio on the LRU lists, those of anonymous pages if it is one.
+
+        Source: mm/swap.c:lru_cache_add_inactive_or_unevictable @6.1.192
+        """
+        if folio.flags & PG_SWAPBACKED and not folio.anon:
+            folio.flags |= PG_UNEVICTABLE  # shared memory is not swapped out
         if self.folios.lru is not None:
             self.folios.lru.folio_add_lru(folio)
+
+    def mark_page_accessed(self, folio: Folio) -> None:
+        """Note a use of a page.
+
+        Source: mm/swap.c:mark_page_accessed @6.1.192
+        """
+        if self.folios.lru is not None:
+            self.folios.lru.mark_page_accessed(folio)
+
+    def set_page_dirty(self, folio: Folio) -> None:
+        """Note that a page differs from its copy on disk.
+
+        Source: mm/page-writeback.c:folio_mark_dirty @6.1.192
+        """
+        if folio.anon:
+            folio.flags |= PG_DIRTY
+        else:
+            folio.mapping.set_page_dirty(folio)
+
+    # Counters
+
+    def count(self, event: str, delta: int = 1) -> None:
+        """Count an event of ``/proc/vmstat``."""
+        self.stat.count(event, delta)
+
+    def mod_node(self, pfn: int, name: str, change: int) -> None:
+        """Change a counter of the node that a frame is on."""
+        zone = int(self._zone_of[pfn])
+        self.stat.node[zone // _MAX_NR_ZONES][name] += change
 
     def free_swap_cache(self, folio: Folio) -> None:
         """Let go of a folio's swap slot if nothing else needs it.

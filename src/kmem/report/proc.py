@@ -2,4 +2,3 @@
 """The bytes of ``/proc`` files, for what is printed of a run; see :mod:`kmem.machine.procfs`."""
 
 from kmem.machine.procfs import *
-from kmem.machine.procfs import __all__
