@@ -305,3 +305,53 @@ def test_vmallocinfo(m):
         r"0xffffc90000000000-0xffffc90000004000   16384 test_vmallocinfo \(test_sysfs.py:\d+\) pages=3 vmalloc N0=3\n",
         m.proc("vmallocinfo"),
     )
+
+
+def test_who_uses_the_objects():
+    with Machine.boot("x86_64", ram="256M", cpus=2, cmdline="slub_debug=U,kmalloc-128") as m:
+
+        def one():
+            return m.kmalloc(100, GFP_KERNEL)
+
+        def two():
+            return m.kmalloc(128, GFP_KERNEL)
+
+        assert m.sys("kernel/debug").split() == ["slab"]
+        assert m.sys("kernel/debug/slab").split() == ["kmalloc-128"]
+        assert m.sys("kernel/debug/slab/kmalloc-128").split() == ["alloc_traces", "free_traces"]
+        assert m.sys("kernel/debug/slab/kmalloc-128/alloc_traces") == "No data\n"
+        kept = [two()]
+        m.kernel.clock.advance(40_000_000)
+        for _ in range(40):
+            kept.append(one())
+            m.kernel.clock.advance(4_000_000)
+        for address in kept[1:6]:
+            m.kfree(address)
+        text = m.sys("kernel/debug/slab/kmalloc-128/alloc_traces")
+        name = "test_who_uses_the_objects"
+        first, second = re.sub(r"py:\d+", "py:0", text).split("\n\n")[:2]
+        assert first.splitlines() == [
+            f"     35 {name}.<locals>.one (test_sysfs.py:0) waste=980/28 age=1/18/35 pid=1 cpus=0",
+            f"        {name}.<locals>.one (test_sysfs.py:0)",
+            f"        {name} (test_sysfs.py:0)",
+        ]
+        assert second.splitlines()[0] == f"      1 {name}.<locals>.two (test_sysfs.py:0) age=50 pid=1 cpus=0"
+        text = m.sys("kernel/debug/slab/kmalloc-128/free_traces")
+        assert text == "     36 <not-available> age=50 pid=0 cpus=0\n"
+        for address in (kept[0], *kept[6:]):
+            m.kfree(address)
+        one()
+        lines = m.sys("kernel/debug/slab/kmalloc-128/free_traces").splitlines()
+        assert re.fullmatch(rf"      1 {name} \(test_sysfs.py:\d+\) age=0 pid=1 cpus=0", lines[0])
+        with pytest.raises(UsageError, match="caches with SLAB_STORE_USER"):
+            m.sys("kernel/debug/slab/kmalloc-64/alloc_traces")
+
+
+def test_validate_finds_damage():
+    with Machine.boot("x86_64", ram="256M", cmdline="slub_debug=FZPU", reports="log") as m:
+        address = m.kmalloc(64, GFP_KERNEL)
+        m.sys("kernel/slab/kmalloc-64/validate", 1)
+        assert "BUG" not in m.log.text()
+        m.write(address + 64, b"x")
+        m.sys("kernel/slab/kmalloc-64/validate", 1)
+        assert "BUG kmalloc-64 (Not tainted): Right Redzone overwritten" in m.log.text()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kmem.errors import UsageError
 from kmem.machine.procfs import PROC_FILES, format_proc
+from kmem.machine.slab_traces import TRACE_FILES, slab_traces, traced_caches
 from kmem.machine.sysfs import SlabSysfs
 from kmem.mm.alloc_tag import AllocTags
 from kmem.mm.fault_inject import FaultAttr
@@ -150,9 +151,12 @@ def _read_debug(machine: Any, path: str) -> str:
     Source: lib/fault-inject.c:fault_create_debugfs_attr @6.1.192
     """
     directories, files = _debug_directories(machine), _debug_files(machine)
+    traced = traced_caches(machine)
     name, _, file = path.partition("/")
     if not name:
-        return _listing([*directories, *files])
+        return _listing([*directories, *files, *(["slab"] if traced else [])])
+    if name == "slab" and traced:
+        return _read_traces(machine, traced, file)
     if name in files and not file:
         return files[name]()
     if name in directories:
@@ -160,8 +164,23 @@ def _read_debug(machine: Any, path: str) -> str:
             return _listing(_fault_files(directories[name]))
         if file in _fault_files(directories[name]):
             return _read_fault(directories[name], file)
-    there = ", ".join(sorted([*directories, *files])) or "nothing: all debugging aids are off"
+    there = (
+        ", ".join(sorted([*directories, *files, *(["slab"] if traced else [])]))
+        or "nothing: all debugging aids are off"
+    )
     raise UsageError(f"no /sys/{_DEBUG}/{path}", remedy=f"there is {there}")
+
+
+def _read_traces(machine: Any, traced: Mapping[str, int], path: str) -> str:
+    """Read below ``/sys/kernel/debug/slab``."""
+    if not path:
+        return _listing(traced)
+    cache, _, file = path.partition("/")
+    if cache in traced and not file:
+        return _listing(TRACE_FILES)
+    if cache in traced and file in TRACE_FILES:
+        return slab_traces(machine, traced[cache], TRACE_FILES[file])
+    raise UsageError(f"no /sys/{_DEBUG}/slab/{path}", remedy="it has the caches with SLAB_STORE_USER (slub_debug=U)")
 
 
 def _write_debug(machine: Any, path: str, text: str) -> None:
@@ -174,7 +193,7 @@ def _write_debug(machine: Any, path: str, text: str) -> None:
         return
     _read_debug(machine, path)
     attr = _debug_directories(machine).get(name)
-    if attr is None or not file:
+    if attr is None or file not in _fault_files(attr):
         raise UsageError(f"/sys/{_DEBUG}/{path} is read-only")
     field = _fault_files(attr)[file]
     if isinstance(getattr(attr, field), bool):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from kmem.errors import NotSupportedError, UsageError
+from kmem.errors import UsageError
 from kmem.mm.slab_common import CacheGeometry
 from kmem.mm.slab_flags import (
     DEBUG_METADATA_FLAGS,
@@ -245,10 +245,8 @@ class SlabDirectory:
         """
         if not text.startswith("1") or not self._geometry.debug:
             raise UsageError(f"validate does not take {text!r} here", remedy="write 1, to a cache with debug flags")
-        validate = getattr(self._machine, "validate_slab_cache", None)
-        if validate is None:
-            raise NotSupportedError("objects cannot be checked here: this machine keeps no bytes")
-        validate(self.cache)
+        _ = self._machine.kernel  # objects have bytes from its making on
+        self._slub.validate_slab_cache(self.cache)
 
 
 def _sum(numbers: Any) -> int:

@@ -224,6 +224,14 @@ class SlubReporter:
             self._symbols[addr] = site
         return Track(addr, handle, self.context.cpu(), self.context.pid(), self.context.jiffies())
 
+    def place(self, addr: int) -> str:
+        """Return the name of a place that calls, as a track has it; an unknown one is its number."""
+        return self._symbols.get(addr, f"0x{addr:x}")
+
+    def stack_of(self, handle: int) -> tuple[str, ...]:
+        """Return the call stack that a track refers to; empty if there is none."""
+        return self._stacks[handle - 1] if 0 < handle <= len(self._stacks) else ()
+
     def _print_track(self, what: str, track: Track) -> None:
         """Source: mm/slub.c:print_track @6.1.192."""
         if not track.addr:
