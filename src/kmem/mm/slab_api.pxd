@@ -32,7 +32,7 @@ cdef class KmemCache:
     cdef bint constructing
 
 cdef object alloc_object(KmemCache s, uint32_t gfp, int node)
-cdef object alloc_object_slow(Kernel kernel, KmemCache s, uint32_t gfp, int node)
+cdef object alloc_object_slow(Kernel kernel, KmemCache s, uint32_t gfp, int node, uint64_t size=*)
 cdef object kmalloc_bytes(Kernel kernel, uint64_t size, uint32_t gfp, int node)
 cdef object kmalloc_slow(Kernel kernel, uint64_t size, uint32_t gfp, int node)
 cdef object kmalloc_large(Kernel kernel, uint64_t size, uint32_t gfp, int node)

@@ -362,8 +362,8 @@ def alloc_object(s, gfp, node):
     return kernel.page_offset + phys
 
 
-def alloc_object_slow(kernel, s, gfp, node):
-    """Allocate an object with all that may happen beside it.
+def alloc_object_slow(kernel, s, gfp, node, size=0):
+    """Allocate an object with all that may happen beside it; for a ``kmalloc()`` of `size` bytes if that is not 0.
 
     Source: mm/slab.h:slab_pre_alloc_hook, slab_post_alloc_hook, mm/slub.c:new_slab @6.1.192
     """
@@ -377,7 +377,10 @@ def alloc_object_slow(kernel, s, gfp, node):
         if aids and kernel.should_failslab(s, gfp):
             return None
     slabs = kernel.slub.caches[s.index].new_slabs
-    phys = kernel.slub.cache_alloc(s.index, gfp, node)
+    if size:
+        phys = kernel.slub.kmalloc_node(size, gfp, node)
+    else:
+        phys = kernel.slub.cache_alloc(s.index, gfp, node)
     if slabs != kernel.slub.caches[s.index].new_slabs:
         try:
             slab_misuse.new_slab_flags(kernel, s, gfp)
@@ -636,7 +639,7 @@ def kmalloc_slow(kernel, size, gfp, node):
         kind = 3 if gfp & 1 else 2 if gfp & 0x10 else 1
     place = kind * NR_KMALLOC_INDEXES + kernel.slub.kmalloc_indexes[(size + 7) >> 3]
     # the object comes from the cache that the fast path would take
-    return alloc_object_slow(kernel, cache_object(kernel, kernel.slub.kmalloc_caches[place]), gfp, node)
+    return alloc_object_slow(kernel, cache_object(kernel, kernel.slub.kmalloc_caches[place]), gfp, node, size)
 
 
 def kmalloc_large(kernel, size, gfp, node):
