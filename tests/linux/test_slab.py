@@ -279,7 +279,8 @@ def test_a_cache_with_objects_in_use_stays(m: Machine) -> None:
     cache = kmem_cache_create("busy", 100, 0, SLAB_NOLEAKTRACE)
     assert cache is not None
     addr = kmem_cache_alloc(cache, GFP_KERNEL)
-    with pytest.raises(KernelWarning, match="Slab cache still has objects"):
+    with pytest.raises(KernelWarning, match="Objects remaining in busy on __kmem_cache_shutdown"):
         kmem_cache_destroy(cache)
+    assert f"Object 0x{addr:0{m.kernel.bits_per_long // 4}x} @offset=" in m.dmesg()
     assert "Slab cache still has objects" in m.dmesg()
     kmem_cache_free(cache, addr)

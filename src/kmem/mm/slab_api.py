@@ -507,7 +507,9 @@ def kmem_cache_free_bulk(s, size, p):
     if kernel.watch & WATCH_AIDS:
         for addr in addresses:
             kernel.tell_slab_free(addr)
-    kernel.slub.kmem_cache_free_bulk([addr - kernel.page_offset for addr in addresses])
+    kernel.slub.free_bulk(np.array([addr - kernel.page_offset for addr in addresses], np.uint64))
+    if kernel.slub.pending:
+        kernel.slub.checker.deliver()
 
 
 def check_bulk(kernel, s, addresses):
