@@ -251,6 +251,7 @@ class Sched:
         -----
         Context: the main task only.
         """
+        self._check_open()
         main = self._main
         if self._running is not main or self.current is not main.task:
             raise StateError("run() is for the code that made the machine", remedy="wait for tasks with join()")
