@@ -22,6 +22,7 @@ from kmem.mm.slub_report import SlabView
 
 if TYPE_CHECKING:
     from kmem.machine.machine import Machine
+    from kmem.mm.slub_check import SlubChecker
 
 __all__ = ["TRACE_FILES", "slab_traces", "traced_caches"]
 
@@ -40,6 +41,14 @@ class _Location:
     nodes: set[int] = field(default_factory=set)
 
 
+def _checker(machine: Machine) -> SlubChecker:
+    """Return who keeps the tracks; a machine without a kernel gets one."""
+    _ = machine.kernel
+    checker = machine.slub.checker
+    assert checker is not None  # the kernel's making has set it
+    return checker
+
+
 def traced_caches(machine: Machine) -> dict[str, int]:
     """Return names and numbers of the caches that keep tracks."""
     return {
@@ -52,7 +61,7 @@ def traced_caches(machine: Machine) -> dict[str, int]:
 def _objects(machine: Machine, cache: int) -> Iterator[tuple[SlabView, int]]:
     """Yield the objects that are out, with their slabs, in the order of the nodes' lists."""
     slub = machine.slub
-    layout = slub.checker.layout(cache)
+    layout = _checker(machine).layout(cache)
     for node in slub.dump(cache)["nodes"]:
         for pfn, free in [*((slab["pfn"], set(slab["freelist"])) for slab in node["partial"]), *_full(node)]:
             view = SlabView(slub, pfn, layout)
@@ -81,7 +90,7 @@ def slab_traces(machine: Machine, cache: int, which: int) -> str:
     Linear in the objects of the cache.
     """
     kernel = machine.kernel
-    memory = machine.slub.checker.memory
+    memory = _checker(machine).memory
     found: dict[tuple[int, int, int], _Location] = {}
     for view, address in _objects(machine, cache):
         track: Track = memory.get_track(view.s, address, which)
@@ -117,7 +126,7 @@ def _line(machine: Machine, addr: int, handle: int, waste: int, location: _Locat
 
     Source: mm/slub.c:slab_debugfs_show @6.1.192
     """
-    checker = machine.slub.checker
+    checker = _checker(machine)
     text = f"{location.count:7d} {checker.place(addr) if addr else '<not-available>'}"
     if waste:
         text += f" waste={location.count * waste}/{waste}"
