@@ -26,7 +26,9 @@ _TOKEN = re.compile(
     )""",
     re.VERBOSE,
 )
-_CONVERSION = re.compile(r"(?:([A-Za-z_]\w*)=)?%(?:%|[-+ #0]*(\*|\d+)?(?:\.(\*|\d+))?[hlLzjt]*[a-zA-Z][A-Za-z]{0,2}?)")
+_CONVERSION = re.compile(
+    r"(?:([A-Za-z_]\w*)=(?:0x)?)?%(?:%|[-+ #0]*(\*|\d+)?(?:\.(\*|\d+))?[hlLzjt]*[a-zA-Z][A-Za-z]{0,2}?)"
+)
 _TYPE_WORDS = frozenset(
     ["unsigned", "signed", "int", "long", "short", "char", "void", "const", "volatile", "bool", "struct", "enum"]
     + [f"{prefix}{bits}" for prefix in ("u", "s", "__u", "__s") for bits in (8, 16, 32, 64)]

@@ -65,7 +65,9 @@ class TracingData:
     def read_headers(self, cursor: Cursor) -> None:
         """Read header_page and header_event."""
         for expected in ("header_page", "header_event"):
+            at = cursor.at
             if cursor.string(expected, 64) != expected:
+                cursor.at = at
                 raise cursor.error(f"no {expected} where it should be")
             size = cursor.number(8, f"size of {expected}")
             text = bytes(cursor.take(size, expected))
