@@ -8,9 +8,12 @@ were made.
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import random
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -600,3 +603,44 @@ def test_random_use_agrees_with_first_fit_page_by_page(seed: int) -> None:
         assert drawn(vm).count("~") == sum(lazy)
         assert drawn(vm).count(".") == size - sum(taken)
         vm.validate()
+
+
+def recorded_areas(text: str) -> list[VmapArea]:
+    """The areas that a recorded /proc/vmallocinfo describes."""
+    flags = {"ioremap": VM_IOREMAP, "vmalloc": VM_ALLOC, "vmap": VM_MAP, "user": VM_USERMAP}
+    areas = []
+    for line in text.splitlines():
+        limits, size, *words = line.split()
+        start, end = (int(limit, 0) for limit in limits.split("-"))
+        if words == ["unpurged", "vm_area"]:
+            continue
+        area = VmapArea(start, end)
+        areas.append(area)
+        if words == ["vm_map_ram"]:
+            continue
+        caller = " ".join(itertools.takewhile(lambda word: word not in flags and "=" not in word, words))
+        values = dict(word.split("=") for word in words if "=" in word)
+        area.vm = VmStruct(
+            start,
+            int(size),
+            sum(flags.get(word, 0) for word in words),
+            int(values.get("pages", 0)),
+            caller=caller,
+            phys_addr=int(values.get("phys", "0"), 0),
+            pages_array=0 if "vpages" in words else None,
+        )
+    return areas
+
+
+@pytest.mark.parametrize("name", ["amd64-1536M", "i386-1024M"])
+def test_vmallocinfo_is_written_as_recorded(name: str) -> None:
+    path = Path(__file__).parent.parent / "data" / "vmallocinfo" / f"{name}.txt.gz"
+    text = gzip.decompress(path.read_bytes()).decode()
+    areas = recorded_areas(text)
+    assert len(areas) > 20
+    lazy = [VmapArea(*(int(limit, 0) for limit in line.split()[0].split("-"))) for line in text.splitlines()
+            if line.endswith(" unpurged vm_area")]  # fmt: skip
+    layout = VmapLayout.x86_64() if name.startswith("amd64") else VmapLayout.i386()
+    vm = Vmalloc(VmapSpace(layout, areas, lazy=lazy), totalram_pages=1 << 18)
+    # Which node a frame is on is not recorded frame by frame.
+    assert vm.vmallocinfo() == re.sub(r" N0=\d+", "", text)

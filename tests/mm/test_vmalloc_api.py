@@ -256,9 +256,9 @@ def test_vfree_in_an_interrupt_is_put_off(m: Machine) -> None:
     vfree(addr)
     assert find_vm_area(addr or 0) is not None
     m.kernel.preempt_count -= HARDIRQ
-    vmalloc(PAGE)  # may sleep: what was put off is done first
-    area = find_vm_area(addr or 0)
-    assert area is None or area.caller  # its addresses are lazy, or already serve another
+    m.msleep(1)  # a worker thread runs meanwhile
+    assert find_vm_area(addr or 0) is None
+    m.kernel.vmalloc.validate()
 
 
 def test_vmalloc_in_an_interrupt_is_a_bug(m: Machine) -> None:
@@ -286,6 +286,61 @@ def test_vmallocinfo_names_the_caller(m: Machine) -> None:
     assert any(line.endswith(f"phys=0x{0xFED00000:0{digits}x} ioremap") for line in lines)
     vfree(addr)
     assert m.vmallocinfo().splitlines()[-1].endswith(" unpurged vm_area")
+
+
+def test_sleeping_where_one_must_not_is_reported(m: Machine) -> None:
+    held = vmalloc(PAGE)
+    m.kernel.preempt_count += 1
+    for call, place in (
+        (lambda: vmalloc(PAGE), "include/linux/sched/mm.h:274"),
+        (lambda: vfree(held), "mm/vmalloc.c:2858"),
+        (lambda: vunmap(held), "mm/vmalloc.c:2879"),
+        (lambda: vmap([5], 1, VM_MAP, PAGE_KERNEL), "mm/vmalloc.c:2907"),
+        (lambda: m.vm_unmap_aliases(), "mm/vmalloc.c:2214"),
+    ):
+        with pytest.raises(KernelWarning) as warning:
+            call()
+        assert warning.value.lines[:2] == [
+            f"BUG: sleeping function called from invalid context at {place}",
+            "in_atomic(): 1, irqs_disabled(): 0, non_block: 0, pid: 1, name: init",
+        ]
+    m.kernel.preempt_count -= 1
+    vfree(held)
+    m.kernel.vmalloc.validate()
+
+
+def test_many_freed_areas_are_purged_by_a_worker(m: Machine) -> None:
+    space = m.kernel.vmalloc.space
+    limit = space.lazy_max_pages()
+    while not space.drain_pending:
+        vfree(vmalloc(255 * PAGE))
+    assert space.nr_lazy > limit
+    for _ in range(100):  # each call lets others run, in an order that the seed decides
+        vfree(vmalloc(PAGE))
+    assert space.nr_lazy < limit
+    assert not space.drain_pending
+    space.validate()
+
+
+def test_contiguous_if_possible(m: Machine) -> None:
+    small, large = m.kvmalloc(100, GFP_KERNEL), m.kvzalloc(8 * MIB, GFP_KERNEL)
+    assert (m.is_vmalloc_addr(small), m.is_vmalloc_addr(large)) == (False, True)
+    assert small is not None
+    m.write(small, b"contents" + bytes(92))
+    moved = m.kvrealloc(small, 100, 8 * MIB, GFP_KERNEL)
+    assert moved is not None
+    assert m.read(moved, 8) == b"contents"
+    assert m.kvrealloc(moved, 8 * MIB, 100, GFP_KERNEL) == moved
+    assert m.kvmalloc(8 * MIB, 0) is None  # must not sleep: no second way
+    assert m.kvmalloc_array(1 << 20, 1 << 50, GFP_KERNEL) is None
+    array = m.kvcalloc(10, 20, GFP_KERNEL)
+    assert array is not None
+    assert not any(m.read(array, 200))
+    m.kvfree_sensitive(moved, 100)
+    for addr in (large, array, None):
+        m.kvfree(addr)
+    m.validate()
+    m.kernel.vmalloc.validate()
 
 
 def test_the_log_has_a_line_for_each_report(m: Machine) -> None:

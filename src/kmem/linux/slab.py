@@ -49,6 +49,17 @@ from kmem.mm.slab_api import (
     kzalloc_node,
 )
 from kmem.mm.slab_flags import *
+from kmem.mm.vmalloc_api import (
+    kvcalloc,
+    kvfree,
+    kvfree_sensitive,
+    kvmalloc,
+    kvmalloc_array,
+    kvmalloc_node,
+    kvrealloc,
+    kvzalloc,
+    kvzalloc_node,
+)
 
 #: What a request that fails answers.
 NULL = None
@@ -94,6 +105,15 @@ __all__ = [
     "ksize",
     "kstrdup",
     "kstrndup",
+    "kvcalloc",
+    "kvfree",
+    "kvfree_sensitive",
+    "kvmalloc",
+    "kvmalloc_array",
+    "kvmalloc_node",
+    "kvrealloc",
+    "kvzalloc",
+    "kvzalloc_node",
     "kzalloc",
     "kzalloc_node",
 ]
