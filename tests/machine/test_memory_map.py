@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from kmem import Machine
 from kmem.cli.app import cli, run
 from kmem.linux.gfp import GFP_HIGHUSER
+from kmem.mm.mman import MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PROT_WRITE
 
 PAGE = 4096
 
@@ -37,6 +38,20 @@ def test_it_names_who_has_mapped_what() -> None:
     (mapped,) = regions["pkmap"].entries
     assert (mapped.start, mapped.who) == (0xFEC01000, "1 user")
     assert regions["vmalloc"].used_bytes == 8 * PAGE
+
+
+def test_user_space_shows_each_process() -> None:
+    with Machine.boot("i386", ram="1G") as m:
+        p = m.process("editor")
+        addr = p.mmap(0, 3 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS)
+        p.write(addr, b"x" * (PAGE + 1))
+        user = m.map().regions[0]
+        (area,) = (entry for entry in user.entries if entry.start == addr)
+        assert (area.what, area.who, area.frames) == ("anonymous", f"editor[{p.pid}]", 2)
+        assert any(entry.what == "[stack]" for entry in user.entries)
+        assert user.used_bytes >= 2 * PAGE
+        p.exit()
+        assert m.map().regions[0].entries == []
 
 
 def test_what_is_in_use_grows_with_use() -> None:

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from kmem import Machine
-from kmem.errors import KernelOops, StateError
+from kmem.errors import KernelOops, SegmentationFault, StateError
+from kmem.linux.vmalloc import VM_MAP
 from kmem.mm.gfp import GFP_KERNEL
+from kmem.mm.mman import MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE
 from kmem.mm.pgalloc import LAYOUTS, UserPageTable
 from kmem.mm.pgtable import (
     _PAGE_ACCESSED,
@@ -29,6 +31,7 @@ from kmem.mm.pgtable import (
     PageTable,
     entry_flags,
 )
+from kmem.mm.process import vm_of
 
 ARCHES = ("x86_64", "i386")
 USER = _PAGE_PRESENT | _PAGE_RW | _PAGE_USER
@@ -42,7 +45,7 @@ def m(request: pytest.FixtureRequest) -> Iterator[Machine]:
 
 
 class Space:
-    """As much of a process as its page tables need."""
+    """As much of a process as its page tables need: entries are written by hand."""
 
     def __init__(self, m: Machine) -> None:
         kernel = m.kernel
@@ -50,7 +53,7 @@ class Space:
         pgd = m.page_alloc.alloc_pages(GFP_KERNEL, layout.pgd_order)
         kernel.ram.clear(pgd << 12, PAGE << layout.pgd_order)
         kernel.init_mm.pgd_ctor(pgd)
-        self.page_table = UserPageTable(layout, kernel.ram, m.page_alloc, pgd)
+        self.page_table = UserPageTable(vm_of(kernel), pgd)
 
     def map(self, addr: int, pfn: int, prot: int = USER) -> None:
         at = self.page_table.alloc(addr)
@@ -193,6 +196,53 @@ def test_pages_of_a_process_may_lie_in_one_frame(m: Machine) -> None:
     second.map(0x7000000, pfn)
     m.write(0x10010, b"shared", first)
     assert m.read(0x7000010, 6, second) == b"shared"
+
+
+def test_two_real_processes_see_one_kernel_and_their_own_frames(m: Machine) -> None:
+    prot, flags = PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS
+    parent = m.process("parent")
+    addr = parent.mmap(0, 2 * PAGE, prot, flags)
+    parent.write(addr, b"before")
+    child = parent.fork()
+    both = m.walk(parent, addr).pfn, m.walk(child, addr).pfn
+    assert both[0] == both[1]  # shared until one of them writes
+    m.write(addr, b"child!", child)
+    assert m.read(addr, 6, parent) == b"before"
+    view = m.memory(addr, 2 * PAGE, parent)
+    view[:6] = b"parent"
+    assert parent.read(addr, 6) == b"parent"
+    assert child.read(addr, 6) == b"child!"
+    assert m.walk(parent, addr).pfn != m.walk(child, addr).pfn
+    area = m.vmalloc(PAGE)
+    assert area is not None
+    for kernel_addr in (m.phys_to_virt(0x100000), area):
+        walks = [m.walk(process, kernel_addr) for process in (parent, child, None)]
+        assert len({walk.phys for walk in walks}) == 1
+        assert len({tuple(step.table_pfn for step in walk[1:]) for walk in walks}) == 1  # the same tables
+        assert len({walk[0].table_pfn for walk in walks}) == 3  # but for the top one
+    with pytest.raises(SegmentationFault):
+        m.read(area, 1, parent)
+    m.kernel.init_mm.validate()
+    child.exit()
+    parent.exit()
+    assert m.kernel.init_mm.pgd_list == []
+
+
+def test_a_page_shared_by_two_processes(m: Machine) -> None:
+    prot, flags = PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS
+    parent = m.process("parent")
+    addr = parent.mmap(0, PAGE, prot, flags)
+    child = parent.fork()
+    m.memory(addr, PAGE, child)[:5] = b"hello"
+    assert m.read(addr, 5, parent) == b"hello"
+    pfn = m.walk(parent, addr).pfn
+    assert pfn == m.walk(child, addr).pfn
+    assert pfn is not None
+    window = m.vmap([pfn], 1, VM_MAP, PAGE_KERNEL)
+    assert window is not None
+    m.write(window, b"HELLO")
+    assert child.read(addr, 5) == b"HELLO"
+    assert m.read(m.kmap(m.pfn_to_page(pfn)), 5) == b"HELLO"
 
 
 @pytest.mark.parametrize(

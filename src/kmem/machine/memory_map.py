@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from kmem.mm.layout import Region
+from kmem.mm.task_mmu import vma_name
 from kmem.mm.vmalloc import VM_ALLOC, VM_IOREMAP, VM_MAP, VmStruct
 from kmem.mm.vmap import PAGE_SHIFT
 
@@ -321,14 +322,14 @@ def _user(kernel: Kernel, part: Region) -> MapRegion:
     """Return user space with the areas of all processes."""
     entries: list[MapEntry] = []
     used = 0
-    tasks: dict[int, Any] = getattr(getattr(kernel, "vm", None), "tasks", {})
+    tasks: dict[int, Any] = {} if kernel.vm is None else kernel.vm.tasks
     for pid, task in sorted(tasks.items()):
         if task.mm is None:
             continue
         table = kernel.init_mm.of(task.mm.page_table.pgd)
         for vma in task.mm.vmas:
             frames = len(list(table.mapped_frames(vma.vm_start, vma.vm_end)))
-            what = getattr(vma, "name", "") or "anonymous"
+            what = vma_name(task.mm, vma) or "anonymous"
             entries.append(MapEntry(vma.vm_start, vma.vm_end, what, f"{task.comm}[{pid}]", frames))
             used += frames << PAGE_SHIFT
     return MapRegion(part.name, part.start, part.end, part.note, entries, used)
