@@ -194,9 +194,11 @@ def test_sections_that_are_left_otherwise_than_entered_are_reported(m: Machine) 
     with pytest.raises(KernelWarning, match=r"preempt leak: 00000001 -> 00000002"), preempt_disable():
         preempt_disable()
     assert preempt_count() == 0
-    with pytest.raises(KernelWarning, match="huh, entered softirq with preempt_count 00000100, exited with 00000101"):
-        with softirq():
-            preempt_disable()
+    with (
+        pytest.raises(KernelWarning, match="huh, entered softirq with preempt_count 00000100, exited with 00000101"),
+        softirq(),
+    ):
+        preempt_disable()
     with pytest.raises(KernelWarning, match="hardirq preempt leak: 00010000 -> 00010001"), hardirq():
         preempt_disable()
     with pytest.raises(KernelWarning, match="enabled interrupts"), hardirq():
@@ -219,9 +221,11 @@ def test_an_exception_that_ends_a_block_is_not_hidden(m: Machine) -> None:
 
 
 def test_a_program_that_ends_in_a_section_is_reported() -> None:
-    with pytest.raises(KernelWarning, match=r"note: init\[1\] exited with preempt_count 1"):
-        with Machine.boot("x86_64", ram="128M"):
-            preempt_disable()
+    with (
+        pytest.raises(KernelWarning, match=r"note: init\[1\] exited with preempt_count 1"),
+        Machine.boot("x86_64", ram="128M"),
+    ):
+        preempt_disable()
 
 
 # Spinlocks
@@ -269,12 +273,14 @@ def test_unlocking_what_is_not_locked_is_reported(m: Machine) -> None:
 
 def test_a_timer_finds_the_lock_of_the_task_that_it_interrupts() -> None:
     lock = Spinlock("shared")
-    with pytest.raises(KernelBug, match="BUG: spinlock recursion on CPU#0, init/1"):
-        with Machine.boot("x86_64", ram="128M"):
-            timer = Timer(lambda _: spin_lock(lock))
-            mod_timer(timer, jiffies())
-            with spin_lock(lock):
-                mdelay(20)
+    with (
+        pytest.raises(KernelBug, match="BUG: spinlock recursion on CPU#0, init/1"),
+        Machine.boot("x86_64", ram="128M"),
+    ):
+        timer = Timer(lambda _: spin_lock(lock))
+        mod_timer(timer, jiffies())
+        with spin_lock(lock):
+            mdelay(20)
 
 
 def test_a_lock_that_keeps_interrupts_off_is_safe_from_timers(m: Machine) -> None:

@@ -155,10 +155,12 @@ def test_a_timer_cannot_wait_for_its_own_end() -> None:
 
 
 def test_a_timer_that_leaks_is_reported() -> None:
-    with pytest.raises(KernelWarning, match="timer .*preempt leak: 00000101 -> 00000102"):
-        with Machine.boot("x86_64", ram="128M"):
-            mod_timer(Timer(lambda _: preempt_disable()), jiffies())
-            msleep(20)
+    with (
+        pytest.raises(KernelWarning, match="timer .*preempt leak: 00000101 -> 00000102"),
+        Machine.boot("x86_64", ram="128M"),
+    ):
+        mod_timer(Timer(lambda _: preempt_disable()), jiffies())
+        msleep(20)
 
 
 def test_units(m: Machine) -> None:
