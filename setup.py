@@ -23,6 +23,7 @@ COMPILED = [
     "kmem.mm.watermark",
     "kmem.mm.page_alloc",
     "kmem.mm.debug_vm",
+    "kmem.mm.refusal",
     "kmem.mm.slab",
     "kmem.mm.slab_pages",
     "kmem.mm.slub_partial",

@@ -18,6 +18,7 @@ from kmem.analysis.rebuild import Rebuilt, rebuild, zone_names
 from kmem.analysis.remedies import PageRequest, Remedy, find_remedies, run
 from kmem.errors import InputError, KmemError
 from kmem.mm.gfp import __GFP_COMP, __GFP_DIRECT_RECLAIM, __GFP_NOFAIL, __GFP_THISNODE
+from kmem.mm.refusal import zone_verdict
 from kmem.profile import REFERENCE, format_gfp, profile_for
 from kmem.profile.legacy import gfp_in_reference, gfp_names_in_reference
 from kmem.trace.failures import FailureReport, MemInfo, ZoneInfo
@@ -249,7 +250,7 @@ class _Explainer:
             return nodes[0]
         for node in nodes:
             verdicts = [
-                rebuilt.allocator.zone_verdict(zone, gfp, order, node)["verdict"]
+                zone_verdict(rebuilt.allocator, zone, gfp, order, node)["verdict"]
                 for (at, _), zone in rebuilt.zones.items()
                 if at == node
             ]
@@ -353,7 +354,7 @@ def _version(kernel: str | None) -> tuple[int, int] | None:
 def _verdicts(rebuilt: Rebuilt, info: MemInfo, request: PageRequest) -> list[ZoneVerdict]:
     verdicts = []
     for (node, name), zone in sorted(rebuilt.zones.items(), key=lambda item: item[1]):
-        got = rebuilt.allocator.zone_verdict(zone, request.gfp, request.order, request.node)
+        got = zone_verdict(rebuilt.allocator, zone, request.gfp, request.order, request.node)
         numbers = {key: int(got[key]) for key in ("free", "unusable", "mark", "reserve")}
         verdicts.append(ZoneVerdict(node, name, got["verdict"] != "not-eligible", got["verdict"], **numbers))
     return verdicts + _unprinted(info)

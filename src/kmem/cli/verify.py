@@ -30,12 +30,14 @@ _Errors = list[tuple[Path, KmemError]]
         ("kmem verify tests/data", "every recording below a folder"),
         ("kmem verify --stop-at-first pages-00.jsonl.gz", "up to the first difference, which is described"),
         ("kmem verify --json tests/data", "the verdicts as JSON"),
+        ("kmem verify --live", "slab caches and zones of the running kernel, whatever its version"),
     ],
 )
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path, exists=False))
+@click.argument("paths", nargs=-1, metavar="PATH...", type=click.Path(path_type=Path, exists=False))
+@click.option("--live", is_flag=True, help="Compare with the running kernel instead: its slab caches and zones.")
 @click.option("--stop-at-first", is_flag=True, help="Stop at the first difference.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(paths: tuple[Path, ...], stop_at_first: bool, as_json: bool) -> int:
+def command(paths: tuple[Path, ...], live: bool, stop_at_first: bool, as_json: bool) -> int:
     """Compare the model with recordings of a real kernel.
 
     The model starts from the recorded state, repeats each recorded operation, and has to give
@@ -44,6 +46,12 @@ def command(paths: tuple[Path, ...], stop_at_first: bool, as_json: bool) -> int:
     dmesg-boot.txt beside a recording tell the machine's CPUs and boot options. A recording in a
     folder that shows what depends on something not recorded is skipped; named by itself, it is refused.
     """
+    if live and paths:
+        raise click.UsageError("--live compares with the running kernel, and takes no PATH")
+    if live:
+        return _live(as_json)
+    if not paths:
+        raise click.UsageError("missing PATH: name a recording or a folder, or give --live")
     results: list[tuple[Path, Result]] = []
     refused: list[tuple[Path, KmemError]] = []
     skipped: list[tuple[Path, KmemError]] = []
@@ -72,6 +80,19 @@ def command(paths: tuple[Path, ...], stop_at_first: bool, as_json: bool) -> int:
     if any(not result.held for _, result in results):
         return 1
     return 2 if refused or not results else 0
+
+
+def _live(as_json: bool) -> int:
+    from kmem.verify.live import verify_live
+
+    results = [(Path(result.name), result) for result in verify_live()]
+    if as_json:
+        print_json(_summary(results, [], []))
+    else:
+        for _, result in results:
+            _print_result(result)
+        _print_totals(results, [], [])
+    return 0 if all(result.held for _, result in results) else 1
 
 
 def _print_result(result: Result) -> None:

@@ -142,7 +142,7 @@ def _by_node(zones: list[ZoneView]) -> tuple[NodeView, ...]:
 _STAT = re.compile(r" {2,}([a-z_][a-z0-9_]{0,63}) +" + _NUMBER)
 _LIMIT = re.compile(r" +(pages free|boost|min|low|high|spanned|present|managed|cma) +" + _NUMBER)
 _PROTECTION = re.compile(r" +protection: \(([\d, ]*)\)")
-_PAGESET = re.compile(r" +(cpu|count|high|batch|vm stats threshold): +" + _NUMBER)
+_PAGESET = re.compile(r" +(cpu|count|high|batch|high_min|high_max|vm stats threshold): +" + _NUMBER)
 _LAST = re.compile(r" +(node_unreclaimable|all_unreclaimable|start_pfn|node_inactive_ratio|inactive_ratio): +(\d+)")
 
 

@@ -170,9 +170,11 @@ def calculate_order(size: int, config: SlabConfig) -> int:
     """
     min_objects = config.slub_min_objects
     if not min_objects:
-        nr_cpus = config.cpus if config.cpus > 1 else config.nr_cpu_ids
+        nr_cpus = config.cpus if config.cpus > 1 and config.version >= (5, 12) else config.nr_cpu_ids
         min_objects = 4 * (nr_cpus.bit_length() + 1)
     min_objects = min(min_objects, _order_objects(config.slub_max_order, size, config))
+    if config.version >= (6, 7):
+        return _calculate_order_6_7(size, min_objects, config)
     for wanted in range(min_objects, 1, -1):
         for fraction in (16, 8, 4):
             order = _calc_slab_order(size, wanted, config.slub_max_order, fraction, config)
@@ -182,6 +184,21 @@ def calculate_order(size: int, config: SlabConfig) -> int:
     if order <= config.slub_max_order:
         return order
     order = _calc_slab_order(size, 1, config.max_order, 1, config)
+    return order if order < config.max_order else -errno.ENOSYS
+
+
+def _calculate_order_6_7(size: int, min_objects: int, config: SlabConfig) -> int:
+    """The same since 6.7: the number of objects stands, and up to half of the slab may be wasted.
+
+    Source: mm/slub.c:calculate_order @6.7
+    """
+    least = max(config.slub_min_order, get_order(max(min_objects, 1) * size, config.page_bytes))
+    for fraction in (16, 8, 4, 2):
+        for order in range(least, config.slub_max_order + 1):
+            slab_bytes = config.page_bytes << order
+            if slab_bytes % size <= slab_bytes // fraction:
+                return order
+    order = get_order(size, config.page_bytes)
     return order if order < config.max_order else -errno.ENOSYS
 
 
@@ -345,16 +362,20 @@ def _set_cpu_partial(s: CacheGeometry, config: SlabConfig) -> None:
 
     Source: mm/slub.c:set_cpu_partial, slub_set_cpu_partial @6.1.192
     """
+    if config.version < (5, 16):  # counted in objects until then
+        large, middle, small, tiny = 2, 6, 13, 30
+    else:
+        large, middle, small, tiny = 6, 24, 52, 120
     if not config.cpu_partial or s.debug:
         nr_objects = 0
     elif s.size >= config.page_bytes:
-        nr_objects = 6
+        nr_objects = large
     elif s.size >= 1024:
-        nr_objects = 24
+        nr_objects = middle
     elif s.size >= 256:
-        nr_objects = 52
+        nr_objects = small
     else:
-        nr_objects = 120
+        nr_objects = tiny
     s.cpu_partial = nr_objects
     s.cpu_partial_slabs = -(-nr_objects * 2 // s.objects)
 

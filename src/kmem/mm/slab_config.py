@@ -71,6 +71,7 @@ class SlabConfig:
     slub_debug: SlubDebug = field(default_factory=SlubDebug)
     init_on_alloc: bool = True
     init_on_free: bool = False
+    version: tuple[int, int] = (6, 1)
 
     def __post_init__(self) -> None:
         if self.word_bytes not in (4, 8):

@@ -25,6 +25,7 @@ import numpy.typing as npt
 from kmem.errors import InputError, UsageError
 from kmem.machine.machine import Machine
 from kmem.machine.slabinfo import SlabinfoRow
+from kmem.mm.refusal import refusal
 from kmem.mm.slab_common import CacheGeometry, geometry_from_sizes
 from kmem.replay.engine import UNNAMED, ReplayEngine
 from kmem.replay.infer import Survey, architecture, infer_description, survey
@@ -296,7 +297,7 @@ class Replay:
             order = slub.geometries[cache].min_order
         elif event == "kmalloc":
             order = max(0, (max(size, 1) - 1).bit_length() - 12) if size > 8192 else 0
-        zone, reason = self.machine.page_alloc.refusal(gfp, order)
+        zone, reason = refusal(self.machine.page_alloc, gfp, order)
         self.failure_counts[zone, order, reason] += 1
         if len(self.failures) >= MAX_FAILURES:
             return
