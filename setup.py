@@ -21,6 +21,7 @@ COMPILED = [
     "kmem.mm.buddy",
     "kmem.mm.pcp",
     "kmem.mm.watermark",
+    "kmem.mm.page_prep",
     "kmem.mm.page_alloc",
     "kmem.mm.debug_vm",
     "kmem.mm.refusal",

@@ -5,7 +5,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from kmem.mm.mmzone cimport MemMap, PerCpuPages, Zone
 from kmem.mm.page cimport Page
-from kmem.mm.watermark cimport Watermarks
+from kmem.mm.page_prep cimport PagePrep
 
 cdef enum:                        # gfp bits of the reference kernel that decide something here
     GFP_DMA_BIT = 0x01
@@ -14,7 +14,6 @@ cdef enum:                        # gfp bits of the reference kernel that decide
     GFP_MOVABLE_BIT = 0x08
     GFP_RECLAIMABLE_BIT = 0x10
     GFP_HIGH_BIT = 0x20
-    GFP_ZERO_BIT = 0x100
     GFP_ATOMIC_BIT = 0x200
     GFP_DIRECT_RECLAIM_BIT = 0x400
     GFP_KSWAPD_RECLAIM_BIT = 0x800
@@ -36,13 +35,8 @@ cdef struct AllocContext:         # struct alloc_context
     uint32_t migratetype
 
 @cython.final
-cdef class PageAllocator(Watermarks):
+cdef class PageAllocator(PagePrep):
     cdef public object hooks                      # kmem.mm.hooks.Hooks, or None
-    cdef uint64_t ram_base                        # host address of the bytes of frame 0; 0 if there are no bytes
-    cdef bint init_on_alloc
-    cdef bint init_on_free
-    cdef object touched_array
-    cdef uint8_t[::1] touched                     # by frame: whether it ever was handed out, so it may hold something
     cdef public object watch                      # kmem.mm.page_watch.PageWatch, or None
     cdef readonly object zonelists_array          # (2 * nodes, entries) uint8, 255 ends a row
     cdef uint8_t[:, ::1] zonelists
@@ -69,8 +63,6 @@ cdef class PageAllocator(Watermarks):
     cdef uint32_t gfp_to_alloc_flags(self, uint32_t gfp, uint32_t order, uint32_t migratetype) except? 0xFFFFFFFE
     cdef int prepare(self, AllocContext *ac, int node, uint32_t gfp) except -1
     cdef uint32_t slowpath(self, uint32_t gfp, uint32_t order, AllocContext *ac) except? 0xFFFFFFFE
-    cdef int init_pages(self, uint32_t pfn, uint32_t order, uint32_t gfp) except -1
-    cdef int clear_pages(self, uint32_t pfn, uint32_t order) except -1
     cdef int prep_new_page(self, uint32_t pfn, uint32_t order, uint32_t gfp, uint32_t alloc_flags) except -1
     cdef int free_pages_prepare(self, uint32_t pfn, uint32_t order) except -1
     cdef int free_to_buddy(self, uint32_t pfn, uint32_t order, int fpi) except -1

@@ -52,9 +52,8 @@ from cython.cimports.kmem.mm.page import (
     PGF_PFMEMALLOC,
     Page,
 )
+from cython.cimports.kmem.mm.page_prep import PagePrep
 from cython.cimports.kmem.mm.tracepoint import TP_MM_PAGE_ALLOC, TP_MM_PAGE_FREE
-from cython.cimports.kmem.mm.watermark import Watermarks
-from cython.cimports.libc.string import memset
 
 from kmem.mm.hooks import CompactResult, Hooks, Request
 from kmem.mm.page import NO_PAGE
@@ -70,7 +69,7 @@ MAX_RECLAIM_RETRIES = 16
 
 @cython.final
 @cython.cclass
-class PageAllocator(Watermarks):
+class PageAllocator(PagePrep):
     """alloc_pages() and __free_pages() of one machine.
 
     Parameters
@@ -93,10 +92,9 @@ class PageAllocator(Watermarks):
     """
 
     def __init__(self, memmap: MemMap, zonelists, cma=False):
-        Watermarks.__init__(self, memmap, cma)
+        PagePrep.__init__(self, memmap, cma)
         self.hooks = Hooks()
         self.watch = None
-        self.ram_base = 0
         self.nr_nodes = memmap.nr_nodes
         self.has_dma32 = memmap.has_dma32
         self.zone_normal = memmap.zone_normal
@@ -222,53 +220,6 @@ class PageAllocator(Watermarks):
                 self.pages[tail].head = pfn
         if self.ram_base:
             return self.init_pages(pfn, order, gfp)
-        return 0
-
-    def attach_ram(self, base: int, init_on_alloc: bool, init_on_free: bool) -> None:
-        """Let frames have bytes, which are zeroed as the kernel would.
-
-        Parameters
-        ----------
-        base : int
-            Host address of the bytes of frame 0. All of them are zero now.
-        init_on_alloc, init_on_free : bool
-            Whether every fresh, and every freed, page is zeroed.
-        """
-        self.touched_array = np.zeros(self.memmap.nr_frames, np.uint8)
-        self.touched = self.touched_array
-        self.init_on_alloc = init_on_alloc
-        self.init_on_free = init_on_free
-        self.ram_base = base
-
-    def detach_ram(self) -> None:
-        """Let frames have no bytes any more."""
-        self.ram_base = 0
-
-    def init_pages(self, pfn, order, gfp):
-        """Zero fresh pages if they are to be zero; those that nobody had before are.
-
-        Source: mm/page_alloc.c:post_alloc_hook, kernel_init_pages @6.1.192
-        """
-        frame: cython.uint
-        zero: cython.bint = self.init_on_alloc or gfp & GFP_ZERO_BIT != 0
-        for frame in range(pfn, pfn + (cython.cast(cython.uint, 1) << order)):
-            if not self.touched[frame]:
-                self.touched[frame] = 1
-            elif zero:
-                memset(
-                    cython.cast(cython.p_char, self.ram_base + (cython.cast(cython.ulonglong, frame) << 12)), 0, 4096
-                )
-        return 0
-
-    def clear_pages(self, pfn, order):
-        """Zero pages that go back.
-
-        Source: mm/page_alloc.c:free_pages_prepare, want_init_on_free @6.1.192
-        """
-        frame: cython.uint
-        for frame in range(pfn, pfn + (cython.cast(cython.uint, 1) << order)):
-            memset(cython.cast(cython.p_char, self.ram_base + (cython.cast(cython.ulonglong, frame) << 12)), 0, 4096)
-            self.touched[frame] = 0
         return 0
 
     def alloc_flags_nofragment(self, ac, gfp):
@@ -747,23 +698,6 @@ class PageAllocator(Watermarks):
             raise ValueError(f"no block of order {order} at frame {pfn}")
         self.free_pages_order(pfn, order)
 
-    def split_page(self, pfn, order):
-        """Make an allocated block 2**`order` single pages, each to be freed alone.
-
-        Source: mm/page_alloc.c:split_page @6.1.192
-        """
-        i: cython.uint
-        first: cython.uint = pfn
-        if self.pages[first].kind != PG_ALLOCATED or self.pages[first].order != order:
-            raise ValueError(f"frame {pfn} is not an allocated block of order {order}")
-        if self.pages[first].flags & PGF_HEAD:
-            raise ValueError(f"frame {pfn} heads a compound page, which cannot be split")
-        self.pages[first].order = 0
-        for i in range(first + 1, first + (1 << order)):
-            self.pages[i].kind = PG_ALLOCATED
-            self.pages[i].order = 0
-            self.pages[i].flags = 0
-
     def alloc_pages_exact(self, nr_pages, gfp, node=-1):
         """Allocate `nr_pages` contiguous frames, giving back the rest of the block.
 
@@ -866,13 +800,6 @@ class PageAllocator(Watermarks):
         nr_pages: cython.uint = 1 << order
         self.zones[self.pages[first].zone].managed += nr_pages
         self.free_to_buddy(first, order, FPI_TO_TAIL)
-
-    def page_info(self, pfn):
-        """What frame `pfn` is, as a dict with the fields of its record."""
-        if not 0 <= pfn < self.memmap.nr_frames:
-            raise ValueError(f"no frame {pfn}")
-        record = self.memmap.pages_array[pfn]
-        return {name: int(record[name]) for name in record.dtype.names}
 
 
 def _check_request(gfp, order, node, nr_nodes):
