@@ -115,7 +115,10 @@ class Pressure(Hooks):
         """Print the report of a failed request, at most one in ten seconds.
 
         Source: mm/page_alloc.c:warn_alloc @6.1.192
+        Differs: nothing for a task that is being killed, which would have got its page from the reserves.
         """
+        if self.reclaim.kernel.current.killed:
+            return
         self._warn_alloc(request.gfp, request.order, request.highest_zoneidx)
 
     def vmalloc_error(self, gfp: int, what: str) -> None:

@@ -17,6 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from kmem.mm.folio import PG_UNEVICTABLE, PG_WRITEBACK, Folio
 from kmem.mm.hooks import CompactResult, Request
 from kmem.mm.lru import folio_is_file_lru
@@ -161,6 +163,8 @@ class Compaction:
         self._block = 1 << reclaim.pageblock_order
         pages = reclaim.memmap.pages_array
         self._kind, self._order, self._flags, self._zone = (pages[name] for name in ("kind", "order", "flags", "zone"))
+        for zone in np.flatnonzero(reclaim.zones["spanned"]).tolist():
+            self._reset_cached_positions(zone)
 
     # Whether to do it at all
 

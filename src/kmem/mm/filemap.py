@@ -55,6 +55,9 @@ class AddressSpace:
         Page offset -> folio, of what is in memory.
     shadows : dict
         Page offset -> what an evicted page left behind.
+    gfp_mask : int
+        How its pages are allocated: movable and from high memory as those of most files, or
+        ``GFP_USER`` as those of block devices.
     """
 
     shmem = False
@@ -66,6 +69,7 @@ class AddressSpace:
         self.pages: dict[int, Folio] = {}
         self.shadows: dict[int, Shadow] = {}
         self.stored: dict[int, bytes] = {}
+        self.gfp_mask = _GFP_HIGHUSER_MOVABLE
         self._filemap = filemap
         self._references = 0
 
@@ -157,7 +161,7 @@ class Filemap:
 
     # Files
 
-    def open(self, name: str, size_bytes: int | None = None) -> AddressSpace:
+    def open(self, name: str, size_bytes: int | None = None, gfp_mask: int | None = None) -> AddressSpace:
         """Return a file, made if there is none of this name.
 
         Parameters
@@ -165,6 +169,8 @@ class Filemap:
         name : str
         size_bytes : int, optional
             Length; an existing file keeps its own if it is longer.
+        gfp_mask : int, optional
+            How its pages are allocated from now on.
         """
         if not name:
             raise UsageError("a file needs a name")
@@ -175,6 +181,8 @@ class Filemap:
             mapping = self.files[name] = AddressSpace(self, name, size_bytes or 0)
         elif size_bytes is not None:
             mapping.size_bytes = max(mapping.size_bytes, size_bytes)
+        if gfp_mask is not None:
+            mapping.gfp_mask = gfp_mask
         return mapping
 
     def delete(self, name: str) -> None:
@@ -227,7 +235,7 @@ class Filemap:
         self.stat.count("pgpgin", 4)
         return folio
 
-    def read_page(self, mapping: AddressSpace, pgoff: int, gfp: int = _GFP_HIGHUSER_MOVABLE) -> Folio | None:
+    def read_page(self, mapping: AddressSpace, pgoff: int, gfp: int | None = None) -> Folio | None:
         """Return a page of a file, read in if it is not in memory; None if there is no memory.
 
         Notes
@@ -237,7 +245,7 @@ class Filemap:
         Source: mm/filemap.c:filemap_create_folio @6.1.192
         """
         folio = mapping.pages.get(pgoff)
-        return folio if folio is not None else self._add(mapping, pgoff, gfp)
+        return folio if folio is not None else self._add(mapping, pgoff, mapping.gfp_mask if gfp is None else gfp)
 
     def read(self, name: str, offset: int = 0, size: int | None = None) -> bytes:
         """Read from a file, by way of the page cache.
@@ -281,7 +289,7 @@ class Filemap:
     def _read_ahead(self, mapping: AddressSpace, pgoff: int, end: int) -> None:
         """Source: mm/readahead.c:page_cache_ra_unbounded @6.1.192."""
         for each in range(pgoff, min(end, pgoff + _READAHEAD_PAGES)):
-            if each not in mapping.pages and self._add(mapping, each, _GFP_HIGHUSER_MOVABLE | _GFP_READAHEAD) is None:
+            if each not in mapping.pages and self._add(mapping, each, mapping.gfp_mask | _GFP_READAHEAD) is None:
                 return
 
     def _bytes(self, folio: Folio) -> memoryview:
@@ -315,7 +323,7 @@ class Filemap:
         while done < size:
             pgoff, first = divmod(offset + done, _PAGE_SIZE)
             count = min(_PAGE_SIZE - first, size - done)
-            folio = self.read_page(mapping, pgoff, _GFP_HIGHUSER_MOVABLE | _GFP_WRITE)
+            folio = self.read_page(mapping, pgoff, mapping.gfp_mask | _GFP_WRITE)
             if folio is None:
                 break
             page = self._bytes(folio)

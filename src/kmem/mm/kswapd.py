@@ -176,6 +176,7 @@ class Kswapd:
     def _thread(self, pgdat: Pgdat) -> None:
         """Source: mm/vmscan.c:kswapd @6.1.192."""
         sched = self.reclaim.kernel.sched
+        self.reclaim.page_alloc.task_flags = self.tasks[pgdat.node].flags
         while True:
             self._running.add(pgdat.node)
             self._work(pgdat)
