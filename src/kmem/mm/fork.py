@@ -367,6 +367,7 @@ def exit_mm(vm: Vm, task: Task) -> None:
     mm: MmStruct | None = task.mm
     if mm is None:
         return
+    mm.sync_mm_rss()
     task.mm = None
     mm.mm_users -= 1
     if not mm.mm_users:

@@ -88,6 +88,12 @@ class _Fault:
     def mm(self) -> MmStruct:
         return self.vma.vm_mm
 
+    def count(self, member: int, change: int = 1) -> None:
+        if self.vm.kernel.current.mm is self.mm:
+            self.mm.inc_mm_counter_fast(member, change)
+        else:
+            self.mm.rss_stat[member] += change
+
     def set(self, entry: int) -> None:
         self.mm.page_table.write(self.at, entry)
 
@@ -114,6 +120,8 @@ def handle_mm_fault(vm: Vm, vma: VmArea, address: int, write: bool) -> FaultResu
     Source: mm/memory.c:handle_mm_fault, __handle_mm_fault @6.1.192
     """
     vm.count("pgfault")
+    if vm.kernel.current.mm is vma.vm_mm:
+        vma.vm_mm.check_sync_rss_stat()
     mm, layout, addr = vma.vm_mm, vm.layout, address & PAGE_MASK
     at = mm.page_table.alloc(addr, layout.last - 1)
     if at is None:
@@ -167,7 +175,7 @@ def _do_anonymous_page(fault: _Fault) -> FaultResult:
     folio = vm.folios.alloc(_GFP_USER_ZEROED)
     if folio is None:
         return FaultResult.OOM
-    fault.mm.rss_stat[MM_ANONPAGES] += 1
+    fault.count(MM_ANONPAGES)
     page_add_new_anon_rmap(vm, folio, vma, fault.addr)
     vm.lru_cache_add(folio)
     entry = fault.mk_pte(folio)
@@ -245,8 +253,8 @@ def _wp_page_copy(fault: _Fault, old: Folio | None) -> FaultResult:
         vm.ram.view(new.pfn << PAGE_SHIFT, PAGE_SIZE)[:] = vm.ram.view(pfn << PAGE_SHIFT, PAGE_SIZE)
     if old is None or not old.anon:
         if old is not None:
-            mm.rss_stat[mm_counter(old)] -= 1
-        mm.rss_stat[MM_ANONPAGES] += 1
+            fault.count(mm_counter(old), -1)
+        fault.count(MM_ANONPAGES)
     page_add_new_anon_rmap(vm, new, vma, fault.addr)
     vm.lru_cache_add(new)
     fault.set(fault.writable(fault.mk_pte(new)))
@@ -370,11 +378,11 @@ def _do_set_pte(fault: _Fault, folio: Folio) -> None:
     if fault.write:
         entry = fault.writable(entry)
     if fault.write and not vma.vm_flags & VM_SHARED:
-        fault.mm.rss_stat[MM_ANONPAGES] += 1
+        fault.count(MM_ANONPAGES)
         page_add_new_anon_rmap(vm, folio, vma, fault.addr)
         vm.lru_cache_add(folio)
     else:
-        fault.mm.rss_stat[mm_counter(folio)] += 1
+        fault.count(mm_counter(folio))
         page_add_file_rmap(vm, folio)
     fault.set(entry)
 
@@ -407,8 +415,8 @@ def _do_swap_page(fault: _Fault) -> FaultResult:
     vm.swap.swap_free(swap_entry)
     if folio.swapcache and fault.write and folio.refcount == 2:
         vm.swap.free_swap_cache(folio)
-    fault.mm.rss_stat[MM_ANONPAGES] += 1
-    fault.mm.rss_stat[MM_SWAPENTS] -= 1
+    fault.count(MM_ANONPAGES)
+    fault.count(MM_SWAPENTS, -1)
     entry = fault.mk_pte(folio)
     exclusive = exclusive or folio.refcount == 1
     write = fault.write
@@ -434,6 +442,8 @@ def zap_range(vm: Vm, mm: MmStruct, vma: VmArea, start: int, end: int, tlb: MmuG
     """
     table = mm.page_table
     last, size = vm.layout.last, vm.layout.pmd_size
+    if vm.kernel.current.mm is mm and any(level == last for _, level in table.tables(start, end)):
+        mm.sync_mm_rss()
     for addr, level, at, entry in list(table.entries(start, end)):
         if level < last:
             if start <= addr and addr + size <= end:

@@ -90,6 +90,9 @@ VM_SPECIAL = VM_IO | VM_DONTEXPAND | VM_PFNMAP | VM_MIXEDMAP
 #: Counters of resident pages, in the order of :attr:`MmStruct.rss_stat`.
 MM_FILEPAGES, MM_ANONPAGES, MM_SWAPENTS, MM_SHMEMPAGES = range(4)
 
+#: Page faults between two updates of the counters of resident pages (TASK_RSS_EVENTS_THRESH).
+_TASK_RSS_EVENTS_THRESH = 64
+
 
 def page_align(value: int) -> int:
     """Round up to whole pages."""
@@ -256,7 +259,10 @@ class MmStruct:
     vmas : list of VmArea
         By address.
     rss_stat : list of int
-        Pages mapped: file, anonymous, swap entries, shared memory (``MM_*``).
+        Pages mapped: file, anonymous, swap entries, shared memory (``MM_*``), as others see them.
+    rss_cached, rss_events : list of int, int
+        What the task has not added to that yet: it does so at every 65th of its page faults, and whenever it
+        unmaps pages. Until then ``/proc`` shows too little, as in life.
     total_vm, data_vm, exec_vm, stack_vm, locked_vm, pinned_vm : int
         Pages, as in the kernel.
     hiwater_rss, hiwater_vm : int
@@ -280,6 +286,8 @@ class MmStruct:
     object: int = 0
     vmas: list[VmArea] = field(default_factory=list)
     rss_stat: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
+    rss_cached: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
+    rss_events: int = 0
     total_vm: int = 0
     data_vm: int = 0
     exec_vm: int = 0
@@ -389,12 +397,38 @@ class MmStruct:
     @property
     def rss(self) -> int:
         """Resident pages: of files, anonymous and shared memory (get_mm_rss)."""
-        return self.rss_stat[MM_FILEPAGES] + self.rss_stat[MM_ANONPAGES] + self.rss_stat[MM_SHMEMPAGES]
+        return sum(max(self.rss_stat[kind], 0) for kind in (MM_FILEPAGES, MM_ANONPAGES, MM_SHMEMPAGES))
 
     @property
     def pgtables_bytes(self) -> int:
         """Bytes of page tables, without the top one."""
         return self.page_table.nr_tables << PAGE_SHIFT
+
+    def inc_mm_counter_fast(self, member: int, change: int = 1) -> None:
+        """Count a page that the running task's own fault has mapped: later, see :meth:`sync_mm_rss`.
+
+        Source: mm/memory.c:add_mm_counter_fast @6.1.192
+        """
+        self.rss_cached[member] += change
+
+    def check_sync_rss_stat(self) -> None:
+        """Add the task's counts at every 65th of its faults.
+
+        Source: mm/memory.c:check_sync_rss_stat @6.1.192
+        """
+        self.rss_events += 1
+        if self.rss_events > _TASK_RSS_EVENTS_THRESH + 1:
+            self.sync_mm_rss()
+
+    def sync_mm_rss(self) -> None:
+        """Add the counts that the task keeps to itself to those that everybody sees.
+
+        Source: mm/memory.c:sync_mm_rss @6.1.192
+        """
+        for member, change in enumerate(self.rss_cached):
+            self.rss_stat[member] += change
+        self.rss_cached = [0, 0, 0, 0]
+        self.rss_events = 0
 
     def update_hiwater_rss(self) -> None:
         """Note the resident size, which is about to shrink."""

@@ -166,6 +166,7 @@ class Process:
 
         Source: kernel/kthread.c:kthread_use_mm @6.1.192
         """
+        self._check()
         vm, current = self._vm, self.kernel.current
         before = current.mm, current.comm
         current.mm, current.comm = self.task.mm, self.task.comm
@@ -303,7 +304,6 @@ class Process:
 
         Source: kernel/exit.c:do_exit @6.1.192
         """
-        self._check()
         with self.running():
             exit_mm(self._vm, self.task)
         release_task(self._vm, self.task)
@@ -321,7 +321,6 @@ class Process:
         SegmentationFault
             If they are not all there to be read.
         """
-        self._check()
         with self.running():
             return copy(self._vm, self.task, addr, _checked(size), None)
 
@@ -333,7 +332,6 @@ class Process:
         SegmentationFault
             If they may not all be written; what lies before has been.
         """
-        self._check()
         view = memoryview(data).cast("B")
         with self.running():
             copy(self._vm, self.task, addr, len(view), view)

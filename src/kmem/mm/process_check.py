@@ -90,8 +90,9 @@ def _validate_entries(vm: Vm, mm: MmStruct) -> None:
         if folio.anon and entry & PAGE_RW and not folio.is_exclusive(pfn):
             raise StateError(f"{addr:#x} may write to frame {pfn:#x}, which is shared")
         rss[mm_counter(folio)] += 1 if level == vm.layout.last else vm.layout.pmd_size // PAGE_SIZE
-    if rss != mm.rss_stat:
-        raise StateError(f"{mm!r} counts {mm.rss_stat} resident pages, its page tables have {rss}")
+    counted = [seen + cached for seen, cached in zip(mm.rss_stat, mm.rss_cached, strict=True)]
+    if rss != counted:
+        raise StateError(f"{mm!r} counts {counted} resident pages, its page tables have {rss}")
     tables = len(list(mm.page_table.tables(0, mm.page_table.ceiling))) + len(mm.page_table.spares)
     if tables != mm.page_table.nr_tables:
         raise StateError(f"{mm!r} counts {mm.page_table.nr_tables} page tables, there are {tables}")

@@ -109,7 +109,7 @@ def status(vm: Vm, mm: MmStruct) -> str:
 
     Source: fs/proc/task_mmu.c:task_mem @6.1.192
     """
-    anon, file, shmem = (mm.rss_stat[kind] for kind in (MM_ANONPAGES, MM_FILEPAGES, MM_SHMEMPAGES))
+    anon, file, shmem = (max(mm.rss_stat[kind], 0) for kind in (MM_ANONPAGES, MM_FILEPAGES, MM_SHMEMPAGES))
     exec_bytes = mm.exec_vm << PAGE_SHIFT
     text = min(page_align(mm.end_code) - (mm.start_code & PAGE_MASK), exec_bytes)
     pages = {
@@ -129,7 +129,7 @@ def status(vm: Vm, mm: MmStruct) -> str:
     kilobytes["VmExe"] = text >> 10
     kilobytes["VmLib"] = (exec_bytes - text) >> 10
     kilobytes["VmPTE"] = mm.pgtables_bytes >> 10
-    kilobytes["VmSwap"] = mm.rss_stat[MM_SWAPENTS] << PAGE_SHIFT - 10
+    kilobytes["VmSwap"] = max(mm.rss_stat[MM_SWAPENTS], 0) << PAGE_SHIFT - 10
     kilobytes["HugetlbPages"] = 0
     return "".join(f"{name}:\t{value:8} kB\n" for name, value in kilobytes.items())
 
@@ -139,9 +139,9 @@ def statm(vm: Vm, mm: MmStruct) -> str:
 
     Source: fs/proc/task_mmu.c:task_statm @6.1.192
     """
-    shared = mm.rss_stat[MM_FILEPAGES] + mm.rss_stat[MM_SHMEMPAGES]
+    shared = max(mm.rss_stat[MM_FILEPAGES], 0) + max(mm.rss_stat[MM_SHMEMPAGES], 0)
     text = (page_align(mm.end_code) - (mm.start_code & PAGE_MASK)) >> PAGE_SHIFT
-    resident = shared + mm.rss_stat[MM_ANONPAGES]
+    resident = shared + max(mm.rss_stat[MM_ANONPAGES], 0)
     return f"{mm.total_vm} {resident} {shared} {text} 0 {mm.data_vm + mm.stack_vm} 0\n"
 
 

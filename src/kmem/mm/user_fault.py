@@ -120,6 +120,8 @@ def handle_user_fault(vm: Vm, task: Task, addr: int, code: int) -> None:
     if result & FaultResult.SIGBUS:
         raise BusError(f"{task.comm}[{task.pid}]: bus error at {addr:x}")
     if result & FaultResult.OOM:
+        if task.pid in vm.killed:
+            raise OSError(ENOMEM, strerror(ENOMEM))  # it does not see this: it ends on its way out of the kernel
         vm.printk.printk("Huh VM_FAULT_OOM leaked out to the #PF handler. Retrying PF", KERN_WARNING)
         raise OSError(ENOMEM, strerror(ENOMEM))
 
