@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from kmem.errors import StateError
+from kmem.errors import KernelBug, StateError
 from kmem.mm.ram import Ram
 from kmem.mm.report import TAINT_BAD_PAGE, Context
 from kmem.mm.slab_flags import (
@@ -58,6 +58,7 @@ _GFP_NOWARN: Final = 0x2000
 _SET_FREEPOINTER: Final = 419
 _CACHE_FROM_OBJ: Final = 665
 _KMEM_CACHE_DESTROY: Final = 493
+_LIST_DEL: Final = 53
 
 
 class SlubChecker(SlubReporter):
@@ -80,6 +81,9 @@ class SlubChecker(SlubReporter):
 
     Attributes
     ----------
+    freeze_damaged : bool
+        Whether a slab that is given up is marked frozen, so that its objects are never freed, either. Updates of
+        6.1 up to 6.1.176 at least did not, and could die of it.
     damaged : set of int
         Slabs whose counters and freelist may contradict each other, because their owner wrote over them.
     """
@@ -96,6 +100,8 @@ class SlubChecker(SlubReporter):
     ) -> None:
         super().__init__(slub, SlabMemory(ram, page_offset, word_bytes), page_structs or PageStructs(), context)
         self.damaged: set[int] = set()
+        self.freeze_damaged = True
+        self._given_up: set[int] = set()
         self._layouts: dict[int, tuple[object, ObjectLayout]] = {}
         slub.attach_ram(ram.base, checker=self, page_offset=page_offset, word_bytes=word_bytes)
 
@@ -182,6 +188,7 @@ class SlubChecker(SlubReporter):
         Linear in their objects. Who used them is forgotten.
         """
         self.damaged.clear()
+        self._given_up.clear()
         self.slub.wild.clear()
         for pfn in np.flatnonzero(self.slub.memmap.pages_array["kind"] == _PG_SLAB).tolist():
             cache = int(self.slub.memmap.pages_array[pfn]["cache"])
@@ -220,6 +227,7 @@ class SlubChecker(SlubReporter):
         Source: mm/slub.c:__free_slab @6.1.192
         """
         self.damaged.discard(pfn)
+        self._given_up.discard(pfn)
         slab = self._slab(cache, pfn)
         if slab.s.flags & SLAB_CONSISTENCY_CHECKS:
             self._slab_pad_check(slab)
@@ -295,7 +303,8 @@ class SlubChecker(SlubReporter):
             self.slab_fix(s, "Marking all objects used")
             slab.inuse = slab.objects
             slab.freelist = 0
-            slab.frozen = 1
+            slab.frozen = int(self.freeze_damaged)
+            self._given_up.add(slab.pfn)
             return False
         if s.flags & SLAB_TRACE:
             self.trace(s, slab, obj, alloc=True)
@@ -340,13 +349,31 @@ class SlubChecker(SlubReporter):
         min_partial = int(self.slub.caches_array[cache]["min_partial"])
         empty = slab.inuse == 0 and int(self.slub.nodes_array[node]["nr_partial"]) >= min_partial
         if not prior:
-            self.slub.relist(cache, pfn, "not-full")
+            if pfn in self._given_up:
+                self._unlist_again(s, pfn)
+            else:
+                self.slub.relist(cache, pfn, "not-full")
             if not empty:
                 self.slub.relist(cache, pfn, "partial-tail")
         elif empty:
             self.slub.relist(cache, pfn, "not-partial")
         if empty:
             self.slub.drop_slab(cache, pfn)
+
+    def _unlist_again(self, s: ObjectLayout, pfn: int) -> None:
+        """Take a slab off the list of full ones that was given up, and is on no list; see `freeze_damaged`.
+
+        Source: mm/slub.c:remove_full, lib/list_debug.c:__list_del_entry_valid @6.1.192
+        """
+        self._given_up.discard(pfn)
+        if s.flags & SLAB_STORE_USER:
+            word = self.memory.word_bytes
+            entry, poison = self.page_structs.address(pfn) + word, 0xDEAD000000000100 if word == 8 else 0x100
+            self.report.pr_err(
+                f"list_del corruption, {entry:0{self.digits}x}->next is LIST_POISON1 ({poison:0{self.digits}x})"
+            )
+            self.report.bug("lib/list_debug.c", _LIST_DEL)
+            self.die(KernelBug)
 
     def _given_back(self, slab: SlabView, obj: int, prior: int) -> None:
         """Write back a slab that got an object back in front of `prior`."""

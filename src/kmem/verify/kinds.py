@@ -18,7 +18,7 @@ import zstandard
 
 from kmem.errors import InputError, NotSupportedError
 from kmem.machine.records import open_recording
-from kmem.verify.messages import messages_beside
+from kmem.verify.messages import messages_beside, read_messages
 
 __all__ = ["SUPPORTED", "find_recordings", "kind_of"]
 
@@ -45,7 +45,7 @@ _IGNORED = frozenset({"L", "U", "skip", "drain", "r", "s"})
 # What a script that provoked reports looks like, if it did not free wrongly.
 _WITH_REPORTS = ("reports", "poison", "slab", "geometry", "pages")
 _REPORT = re.compile(
-    rb"ORACLE-MARK.*?^(?:<\d>)?\[ *[\d.]+\] (?:BUG |WARNING: |kernel BUG |Oops|general prot)", re.MULTILINE | re.DOTALL
+    r"ORACLE-MARK.*?^(?:<\d>)?\[ *[\d.]+\] (?:BUG |WARNING: |kernel BUG |Oops|general prot)", re.MULTILINE | re.DOTALL
 )
 _ZONE_RECORDS = frozenset({"dump", "node", "zone", "pcp", "globals"})
 # Dumps that a probe took while the kernel was reporting a failure.
@@ -163,9 +163,9 @@ def _kind_by_messages(path: Path, kind: str, types: set[str]) -> str:
     messages = messages_beside(path)
     if messages is None:
         return kind
-    if messages.name == "report.dmesg.txt":
+    if messages.name.startswith("report.dmesg.txt"):
         return "reports-oops"
-    if not _REPORT.search(messages.read_bytes()):
+    if not _REPORT.search(read_messages(messages)):
         return kind
     return "reports" if "end" in types else "reports-oops"
 

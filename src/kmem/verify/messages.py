@@ -17,14 +17,18 @@ Lines, their order, their log levels, and all else in them stay.
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from kmem.errors import InputError
+import zstandard
 
-__all__ = ["Line", "Section", "masked", "messages_beside", "read_sections"]
+from kmem.errors import InputError
+from kmem.machine.records import open_recording
+
+__all__ = ["Line", "Section", "masked", "messages_beside", "read_messages", "read_sections"]
 
 Line = tuple[int, str]
 """Log level and text."""
@@ -72,13 +76,30 @@ class Section:
 def messages_beside(path: Path) -> Path | None:
     """Return the file that holds the kernel messages of a recording, None if there is none.
 
-    That is ``NAME.dmesg.txt`` beside ``NAME.jsonl.gz``, and ``report.dmesg.txt`` beside ``log.jsonl``.
+    That is ``NAME.dmesg.txt`` beside ``NAME.jsonl.gz``, and ``report.dmesg.txt`` beside ``log.jsonl``, also
+    compressed (``.gz``, ``.zst``).
     """
     name = path.name.partition(".jsonl")[0]
-    for candidate in (f"{name}.dmesg.txt", "report.dmesg.txt" if name == "log" else ""):
-        if candidate and (path.parent / candidate).is_file():
-            return path.parent / candidate
+    for stem in (f"{name}.dmesg.txt", *(["report.dmesg.txt"] if name == "log" else [])):
+        for suffix in ("", ".gz", ".zst"):
+            if (path.parent / (stem + suffix)).is_file():
+                return path.parent / (stem + suffix)
     return None
+
+
+def read_messages(path: Path) -> str:
+    """Read a file of kernel messages, plain or compressed.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read.
+    """
+    try:
+        with open_recording(path) as stream:
+            return stream.read().decode("utf-8", "replace")
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+        raise InputError(f"cannot be read: {getattr(error, 'strerror', None) or error}", file=path) from None
 
 
 def read_sections(path: Path) -> list[Section]:
@@ -99,10 +120,7 @@ def read_sections(path: Path) -> list[Section]:
     InputError
         If the file cannot be read.
     """
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", file=path) from None
+    text = read_messages(path)
     sections: list[Section] = []
     current: Section | None = None
     for raw in text.splitlines():

@@ -20,11 +20,12 @@ died, is tried, and at least one has to give the recorded report.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from kmem.errors import InputError, KernelBug, KernelOops, KernelReport, KmemError, NotSupportedError, StateError
+from kmem.errors import InputError, KernelOops, KernelReport, KmemError, NotSupportedError, StateError
 from kmem.machine.records import Record, read_records
 from kmem.machine.statedump_slab import cache_lists, geometry_of
 from kmem.mm.kmalloc import create_kmalloc_caches
@@ -35,6 +36,7 @@ from kmem.mm.report import RELEASE, Context
 from kmem.mm.slab_common import CacheGeometry, CacheList
 from kmem.mm.slab_flags import SLAB_STORE_USER
 from kmem.mm.slub import Slub
+from kmem.mm.slub_bytes import ObjectLayout
 from kmem.mm.slub_check import SlubChecker
 from kmem.mm.slub_report import PageStructs
 from kmem.mm.slub_state import dump_cache, slab_state
@@ -50,14 +52,18 @@ _PAGE_BYTES: Final = 4096
 _STATE_FIELDS: Final = ("inuse", "frozen", "cpuslab", "npart", "nslabs")
 _IGNORED: Final = frozenset({"L", "U", "skip", "Z", "drain", "t", "B"})
 _CTOR_VALUE: Final = 0xC0DEC0DE
-_NOT_PREDICTED: Final = frozenset({"ptr", "random"})
 _DIRECT_MAP_ALIGN: Final = 1 << 28
 _MAX_ORDER: Final = 11
 _GFP_NOWARN: Final = 0x2000
+_GFP_ZERO: Final = 0x100
+_BYTES_BEFORE: Final = re.compile(r"Bytes b4 ([0-9a-f]+): ((?:[0-9a-f]{2} )+) .*")
 _KIND_OF_CALL: Final = {"kmem_cache_free": "K", "kmem_cache_alloc": "k", "kfree": "M", "__kmem_cache_free": "M"}
 # Lines of the conditions behind warnings of other allocators.
 _ALLOC_PAGES_LINE: Final = 5634
 _VMALLOC_LINE: Final = 3227
+_NEW_SLAB_LINE: Final = 2001
+# Last update of which is known that it leaves slabs unfrozen that it gives up.
+_LAST_WITHOUT_FREEZING: Final = 176
 
 
 def verify_object_bytes(path: Path, kind: str, *, stop_at_first: bool = False) -> Result:
@@ -165,6 +171,7 @@ class _Checker:
         frames = [record[key] for record in records for key in ("slab", "pfn") if isinstance(record.get(key), int)]
         self.nr_frames = max(frames, default=0) + (1 << _MAX_ORDER)
         self.machine = self._new_machine()
+        self.machine.checker.freeze_damaged = self.freezes
         self.reset()
 
     def _new_machine(self) -> _Machine:
@@ -186,7 +193,7 @@ class _Checker:
         self.seen: set[str] = set()
         self.taken = {"frames": 0, "starts": 0}
         self.page_structs_known = self.arch == "amd64"
-        self.unknown_bytes = 0
+        self.layouts: dict[int, tuple[int, ObjectLayout]] = {}
         self.machine.slub.page_source = self.page_source
 
     def _find_page_offset(self) -> int:
@@ -203,6 +210,8 @@ class _Checker:
             uname = (self.path.parent / "uname.txt").read_text(encoding="utf-8", errors="replace")
         except OSError:
             uname = ""
+        updates = [int(update) for update in re.findall(r"\b6\.1\.(\d+)-\d", uname)]
+        self.freezes = not updates or max(updates) > _LAST_WITHOUT_FREEZING
         if RELEASE in uname:
             return True
         self.result.notes.append(f"not {RELEASE}: numbers of source lines not compared")
@@ -223,6 +232,8 @@ class _Checker:
     def guarded(self, record: Record) -> None:
         try:
             self.step(record)
+        except KernelOops as error:
+            self.died(record, error)
         except KmemError as error:
             raise error.at(file=self.path) from None
         except (KeyError, TypeError, ValueError, OverflowError, IndexError) as error:
@@ -245,6 +256,12 @@ class _Checker:
             raise InputError(f"operation {op!r} does not belong in a recording of kind {self.kind}")
         wanted, model = method(record)
         self.compare(record, wanted, model)
+
+    def died(self, record: Record, error: KernelOops) -> None:
+        """The model's kernel died at an operation that the recorded one survived."""
+        self.result.operations += 1
+        self.machine.take_lines()
+        self.differ(record.get("i"), f"{record['op']}", "an answer", f"the kernel dies: {error.message}", "")
 
     def begin_section(self, title: str) -> None:
         """Compare what is left of the last section, and go to the one that has this title."""
@@ -283,7 +300,7 @@ class _Checker:
         """Compare the lines of one operation with the next recorded ones."""
         expected, self.pending = self.pending[: len(lines)], self.pending[len(lines) :]
         for at, line in enumerate(lines):
-            if at >= len(expected) or expected[at] != line:
+            if at >= len(expected) or self.without_tracks(expected[at]) != self.without_tracks(line):
                 wanted = f"<{expected[at][0]}>{expected[at][1]}" if at < len(expected) else "no more lines"
                 self.differ(
                     record.get("i"), f"{record['op']}, line {at + 1} of its report", wanted, f"<{line[0]}>{line[1]}", ""
@@ -292,6 +309,29 @@ class _Checker:
                     self.pending = []  # the next section says where to go on
                 return False
         return True
+
+    def without_tracks(self, line: Line) -> Line:
+        """Return a line of a dump in front of an object without the bytes of the tracks of the object before it."""
+        level, text = line
+        match = _BYTES_BEFORE.fullmatch(text)
+        if match is None:
+            return line
+        start = int(match[1], 16)
+        slab, s = self.layouts.get((start - self.page_offset) // _PAGE_BYTES, (0, None))
+        if s is None or not s.flags & SLAB_STORE_USER:
+            return line
+        first = self.page_offset + slab * _PAGE_BYTES + s.red_left_pad
+        shown = [
+            "**" if s.info_end <= (start + n - first) % s.size < s.tracks_end else byte
+            for n, byte in enumerate(match[2].split())
+        ]
+        return level, f"Bytes b4 {match[1]}: {' '.join(shown)}"
+
+    def cache(self, record: Record, key: str = "cid") -> int:
+        """Return the model's number of the cache that a record names."""
+        if record[key] not in self.caches:
+            raise InputError(f"operation {record['i']}: cache {record[key]} was not made in this recording")
+        return self.caches[record[key]]
 
     def differ(self, op: int | None, where: str, expected: Any, got: Any, message: str) -> None:
         if len(self.result.differences) < MAX_DIFFERENCES:
@@ -324,7 +364,11 @@ class _Checker:
         """Return the recorded frame of a new slab; None if the recording shows none."""
         record, slub = self.current, self.machine.slub
         slab = record.get("slab")
-        if not isinstance(slab, int) or slub.slab_of_frame(slab) is not None:
+        if not isinstance(slab, int):
+            return None
+        if slub.rcu_pending and slub.slab_of_frame(slab) is not None:
+            slub.rcu_barrier()  # its frames are free again, so the grace period is over
+        if slub.slab_of_frame(slab) is not None:
             return None
         geometry = slub.geometries[cache]
         if record["objs"] != (geometry.objects if order == geometry.order else geometry.min_objects):
@@ -332,6 +376,8 @@ class _Checker:
         self.taken["frames"] += 1
         if geometry.has_random_seq:
             self.taken["starts"] += 1
+        for frame in range(slab, slab + (1 << order)):
+            self.layouts[frame] = slab, self.machine.checker.layout(cache)
         return slab
 
     # ------------------------------------------------------------ operations
@@ -345,15 +391,16 @@ class _Checker:
                 "nothing is recorded",
                 remedy="record with slub_nomerge",
             )
-        slub, geometry = self.machine.slub, geometry_of(record)
+        slub, recorded = self.machine.slub, geometry_of(record)
+        predicted = self.predict_geometry(record)
+        geometry = recorded if predicted is None else predicted
         sequence = record.get("random_seq", self.sequences.get(record["i"]))
         index = slub.kmem_cache_create(geometry, sequence, int(record["random"], 16))
         self.caches[record["cid"]] = index
         if geometry.ctor:
             slub.set_ctor(index, self.constructor)
-        predicted = self.predict_geometry(record)
-        names = [name for name in geometry.__dataclass_fields__ if name not in _NOT_PREDICTED]
-        wanted = {name: getattr(geometry, name) for name in names}
+        names = list(recorded.__dataclass_fields__)
+        wanted = {name: getattr(recorded, name) for name in names}
         return wanted, {} if predicted is None else {name: getattr(predicted, name) for name in names}
 
     def constructor(self, address: int) -> None:
@@ -375,22 +422,27 @@ class _Checker:
             return None
 
     def op_x(self, record: Record) -> tuple[dict[str, Any], dict[str, Any]]:
-        self.machine.slub.kmem_cache_destroy(self.caches.pop(record["cid"]))
+        self.machine.slub.kmem_cache_destroy(self.cache(record))
+        del self.caches[record["cid"]]
         self.machine.checker.deliver()
         return {}, {}
 
     def op_r(self, record: Record) -> tuple[dict[str, Any], dict[str, Any]]:
-        self.machine.slub.drop_random_seq(self.caches[record["cid"]])
+        self.machine.slub.drop_random_seq(self.cache(record))
         return {}, {}
 
     def op_s(self, record: Record) -> tuple[dict[str, Any], dict[str, Any]]:
-        left = self.machine.slub.kmem_cache_shrink(self.caches[record["cid"]])
+        left = self.machine.slub.kmem_cache_shrink(self.cache(record))
         return {"ret": record.get("ret", int(left))}, {"ret": int(left)}
 
     def op_k(self, record: Record) -> tuple[dict[str, Any], dict[str, Any]]:
         slub = self.machine.slub
+        cache, gfp = self.cache(record), int(record["gfp"], 16)
         slub.start_object = record.get("idx", -1)
-        got = slub.kmem_cache_alloc(self.caches[record["cid"]], int(record["gfp"], 16))
+        slabs = int(slub.caches_array[cache]["new_slabs"])
+        got = slub.kmem_cache_alloc(cache, gfp)
+        if gfp & _GFP_ZERO and slub.geometries[cache].ctor and slabs != int(slub.caches_array[cache]["new_slabs"]):
+            self.machine.warn_once("mm/slub.c", _NEW_SLAB_LINE, "new_slab")
         address = int(record["addr"], 16)
         if address:
             self.objects[record["slot"]] = (address, record["cid"])
@@ -461,17 +513,20 @@ class _Checker:
         slub = self.machine.slub
         if cid is None or cid not in self.caches:
             raise InputError(f"operation {record['i']}: no cache for slot {record['slot']}")
-        slub.kmem_cache_free(self.caches[cid], int(record["addr"], 16) - self.page_offset)
-        return self.slab_answer(record, address - self.page_offset, {}, {})
+        wanted, freed = {"addr": record["addr"]}, int(record["addr"], 16)
+        if record["op"] == "K":
+            freed = address  # else the script says where in the object
+        slub.kmem_cache_free(self.caches[cid], freed - self.page_offset)
+        return self.slab_answer(record, address - self.page_offset, wanted, {"addr": hex(freed)})
 
     def op_KX(self, record: Record) -> tuple[dict[str, Any], dict[str, Any]]:
-        self.machine.slub.kmem_cache_free(self.caches[record["wrong_cid"]], int(record["addr"], 16) - self.page_offset)
+        self.machine.slub.kmem_cache_free(self.cache(record, "wrong_cid"), int(record["addr"], 16) - self.page_offset)
         return {}, {}
 
     def op_M(self, record: Record) -> tuple[dict[str, Any], dict[str, Any]]:
         address, _ = self.objects[record["slot"]]
         self.machine.slub.kfree(address - self.page_offset)
-        return self.slab_answer(record, address - self.page_offset, {}, {})
+        return self.slab_answer(record, address - self.page_offset, {"addr": record["addr"]}, {"addr": hex(address)})
 
     def op_w(self, record: Record) -> tuple[dict[str, Any], dict[str, Any]]:
         address, _ = self.objects[record["slot"]]
@@ -603,7 +658,7 @@ class _Checker:
         other.machine.take_lines()
         try:
             other.step(candidate)
-        except (KernelBug, KernelOops):
+        except KernelOops:
             return masked(other.machine.take_lines(), source_lines=self.source_lines)
         except StateError:
             pass

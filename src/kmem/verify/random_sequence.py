@@ -16,11 +16,13 @@ from itertools import pairwise
 from typing import Final
 
 from kmem.machine.records import Record
+from kmem.mm.slab_flags import SLAB_RED_ZONE
 from kmem.verify.messages import Section
 
 __all__ = ["infer_sequences", "sequence_of"]
 
 _POINTER: Final = re.compile(r"\bfp=0x([0-9a-f]+)")
+_BYTES_BEFORE: Final = re.compile(r"Bytes b4 ([0-9a-f]+): ((?:[0-9a-f]{2} )+)")
 
 
 class _Chains:
@@ -32,6 +34,7 @@ class _Chains:
         self.word_bytes = word_bytes
         self.live: dict[int, list[int]] = {}
         self.done: list[list[int]] = []
+        self.inuse: dict[int, int] = {}
 
     def saw(self, slab: int, index: int) -> None:
         """An object of a slab was handed out, or named by a free pointer, and never before."""
@@ -41,12 +44,9 @@ class _Chains:
 
     def pointer(self, address: int) -> None:
         """A free pointer names an address."""
-        record = self.record
-        pad = record["red_left_pad"] if int(record["flags"], 16) & 0x400 else 0
         for slab in self.live:
-            start = self.page_offset + slab * 4096 + pad
-            index, rest = divmod(address - start, record["size"])
-            if not rest and 0 <= index < record["objects"]:
+            index = self._index(slab, address)
+            if index is not None:
                 self.saw(slab, index)
 
     def dump(self, record: Record) -> None:
@@ -54,9 +54,47 @@ class _Chains:
         word = self.word_bytes
         start = record["red_left_pad"] + record["offset"]
         data = bytes.fromhex(record["hex"])[start : start + word]
-        at = int(record["addr"], 16) + record["offset"]
+        self.pointer(self._hidden(int(record["addr"], 16) + record["offset"], data))
+
+    def bytes_before(self, address: int, data: bytes) -> None:
+        """The bytes in front of an object show the free pointer of the object before it."""
+        record, word = self.record, self.word_bytes
+        pad = record["red_left_pad"] if int(record["flags"], 16) & SLAB_RED_ZONE else 0
+        for slab in self.live:
+            start = self.page_offset + slab * 4096 + pad
+            if not start <= address < start + record["objects"] * record["size"]:
+                continue
+            obj = start + (address - start) // record["size"] * record["size"]
+            skipped = obj + record["offset"] - address
+            if 0 <= skipped <= len(data) - word:
+                pointer = self._hidden(obj + record["offset"], data[skipped : skipped + word])
+                before, index = (obj - start) // record["size"], self._index(slab, pointer)
+                if before in self.live[slab]:
+                    self.pointer(pointer)
+                elif pointer == 0 and self.live[slab]:
+                    self.done.append([before, self.live[slab][0]])  # the last one: the circle closes
+                elif index is not None:
+                    self.done.append([before, index])  # neither was handed out: the order in which they were made
+                return
+
+    def _hidden(self, at: int, data: bytes) -> int:
+        """Return the address that a free pointer names as it stands in memory."""
+        word = self.word_bytes
         mask = int.from_bytes(at.to_bytes(8, "little")[:word], "big") ^ int(self.record["random"], 16)
-        self.pointer((int.from_bytes(data, "little") ^ mask) & ((1 << 8 * word) - 1))
+        return (int.from_bytes(data, "little") ^ mask) & ((1 << 8 * word) - 1)
+
+    def _index(self, slab: int, address: int) -> int | None:
+        """Return the number of the object of a slab at an address."""
+        record = self.record
+        pad = record["red_left_pad"] if int(record["flags"], 16) & SLAB_RED_ZONE else 0
+        index, rest = divmod(address - self.page_offset - slab * 4096 - pad, record["size"])
+        return index if not rest and 0 <= index < record["objects"] else None
+
+    def shrink(self) -> None:
+        """Empty slabs are given back."""
+        for slab in list(self.live):
+            if self.inuse.get(slab) == 0:
+                self.gone(slab)
 
     def gone(self, slab: int) -> None:
         """A slab was given back."""
@@ -96,6 +134,9 @@ def infer_sequences(
             for match in _POINTER.finditer(line):
                 for chains in caches.values():
                     chains.pointer(int(match[1], 16))
+            if before := _BYTES_BEFORE.match(line):
+                for chains in caches.values():
+                    chains.bytes_before(int(before[1], 16), bytes.fromhex(before[2]))
 
     for record in records:
         op = record.get("op")
@@ -108,6 +149,9 @@ def infer_sequences(
         elif op == "k" and record.get("slab") is not None and record["cid"] in caches:
             if record["objs"] == caches[record["cid"]].record["objects"]:
                 caches[record["cid"]].saw(record["slab"], record["idx"])
+            caches[record["cid"]].inuse[record["slab"]] = record["inuse"]
+        elif op == "s" and record["cid"] in caches:
+            caches[record["cid"]].shrink()
         elif op == "m" and record.get("slab") is not None:
             objects = kmalloc.setdefault(record["cache"], [])
             if record["idx"] not in objects:
@@ -116,6 +160,8 @@ def infer_sequences(
             for slab in list(caches[record["cid"]].live):
                 if slab <= record["pfn"] < slab + (1 << caches[record["cid"]].record["order"]):
                     caches[record["cid"]].gone(slab)
+        elif op == "K" and record.get("cid") in caches:
+            caches[record["cid"]].inuse[record["slab"]] = record["inuse"]
         elif op == "h":
             for chains in caches.values():
                 if chains.record["name"] == record["cache"]:
