@@ -64,7 +64,10 @@ class Kcompactd:
             sched.wake_up(task)
 
     def run_pending(self) -> None:
-        """Do the work that could not be done when it was asked for, if now it can; see :meth:`kmem.mm.kswapd.Kswapd.run_pending`."""
+        """Do the work that could not be done when it was asked for, if now it can.
+
+        See :meth:`kmem.mm.kswapd.Kswapd.run_pending`.
+        """
         if not self._pending or self._running or self.reclaim.in_atomic():
             return
         while self._pending:

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from math import isqrt
 from typing import TYPE_CHECKING
 
-from kmem.mm.compaction import CompactResult
 from kmem.mm.folio import (
     PG_ACTIVE,
     PG_DIRTY,
@@ -31,7 +30,7 @@ from kmem.mm.folio import (
     PG_WRITEBACK,
     Folio,
 )
-from kmem.mm.hooks import Request
+from kmem.mm.hooks import CompactResult, Request
 from kmem.mm.lru import (
     LRU_ACTIVE_ANON,
     LRU_ACTIVE_FILE,
