@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
 
-from kmem.mm import gfp_api, highmem, slab_api, struct_page, syscalls, uaccess, vmalloc_api
+from kmem.mm import gfp_api, highmem, slab_api, slub_validate, struct_page, syscalls, uaccess, vmalloc_api
 from kmem.mm import ioremap as io
 from kmem.mm.kernel import BoundCall
 
@@ -190,6 +190,8 @@ class KernelCalls:
     kmem_cache_create_usercopy = ApiCall(slab_api.kmem_cache_create_usercopy)
     kmem_cache_destroy = ApiCall(slab_api.kmem_cache_destroy)
     kmem_cache_shrink = ApiCall(slab_api.kmem_cache_shrink)
+    validate_slab_cache = ApiCall(slub_validate.validate_slab_cache)
+    slab_errors = ApiCall(slub_validate.slab_errors)
     kmem_cache_size = ApiCall(slab_api.kmem_cache_size)
     kmem_cache_alloc = ApiCall(slab_api.kmem_cache_alloc)
     kmem_cache_alloc_node = ApiCall(slab_api.kmem_cache_alloc_node)
