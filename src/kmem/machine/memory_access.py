@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kmem.errors import StateError
 from kmem.machine.memory_map import MemoryMap, memory_map
 from kmem.mm import access
 
@@ -75,7 +76,10 @@ class MemoryAccess:
 
     def vmallocinfo(self) -> str:
         """Return what ``/proc/vmallocinfo`` shows to root."""
-        return self.kernel.vmalloc.vmallocinfo()
+        kernel = self.kernel
+        if kernel.closed:
+            raise StateError("the machine has been shut down", remedy="boot another one")
+        return kernel.vmalloc.vmallocinfo()
 
     def map(self) -> MemoryMap:
         """Return the memory map as it is now: it prints itself, and draws itself in notebooks."""

@@ -24,9 +24,10 @@ Differs: bytes behind the end of memory read as 0xff and forget what is written,
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kmem.errors import NotSupportedError, SegmentationFault, UsageError
+from kmem.errors import NotSupportedError, SegmentationFault, StateError, UsageError
 from kmem.mm.fault import non_canonical, page_fault_oops
 from kmem.mm.pgtable import PF_PROT, PageFault, PageTable, Walk
 from kmem.mm.vmap import PAGE_SHIFT, PAGE_SIZE
@@ -51,8 +52,27 @@ class AddressSpace(Protocol):
 def _space(kernel: Kernel, process: Any) -> Any:
     """Return the address space of a process: of the running one if none is given."""
     if process is None:
-        process = kernel.current
-    return getattr(process, "mm", process)
+        return kernel.current.mm
+    mm = getattr(process, "mm", process)
+    if mm is None or not hasattr(mm, "page_table"):
+        raise UsageError(f"{process!r} has no address space", remedy="give a process, or None for the kernel")
+    return mm
+
+
+def _address(kernel: Kernel, addr: int | None) -> int:
+    """Return an address as a number; NULL is 0.
+
+    Raises
+    ------
+    TypeError, UsageError
+        It is no number, or none that an address register holds.
+    """
+    if kernel.closed:
+        raise StateError("the machine has been shut down", remedy="boot another one")
+    value = 0 if addr is None else operator.index(addr)
+    if not 0 <= value <= kernel.ulong_max:
+        raise UsageError(f"{value:#x} is no address of {kernel.bits_per_long} bits")
+    return value
 
 
 def _tables(kernel: Kernel, mm: Any) -> PageTable:
@@ -105,8 +125,9 @@ def translate(kernel: Kernel, addr: int, write: bool = False, process: Any = Non
     raise SegmentationFault(f"segfault at {addr:x}: the fault was answered, but the page does not stay")
 
 
-def _pieces(kernel: Kernel, addr: int, size: int, write: bool, process: Any) -> list[tuple[int, int]]:
+def _pieces(kernel: Kernel, addr: int | None, size: int, write: bool, process: Any) -> list[tuple[int, int]]:
     """Return (physical address, bytes) of a range, pages that lie side by side joined."""
+    addr, size = _address(kernel, addr), operator.index(size)
     if size < 0:
         raise UsageError(f"{size} bytes cannot be accessed")
     pieces: list[tuple[int, int]] = []
@@ -122,23 +143,24 @@ def _pieces(kernel: Kernel, addr: int, size: int, write: bool, process: Any) -> 
     return pieces
 
 
-def read(kernel: Kernel, addr: int, size: int, process: Any = None) -> bytes:
+def read(kernel: Kernel, addr: int | None, size: int, process: Any = None) -> bytes:
     """Return a copy of `size` bytes at an address; see :func:`translate` for who does it, and what can go wrong.
 
     Notes
     -----
     Faults may sleep. Nothing is returned unless all of it can be read.
     """
-    ram = kernel.ram
     parts = []
-    for phys, length in _pieces(kernel, addr, size, False, process):
+    pieces = _pieces(kernel, addr, size, False, process)
+    ram = kernel.ram
+    for phys, length in pieces:
         inside = max(0, min(length, ram.size_bytes - phys))
         parts.append(bytes(ram.view(phys, inside)) if inside else b"")
         parts.append(b"\xff" * (length - inside))
     return b"".join(parts)
 
 
-def write(kernel: Kernel, addr: int, data: Any, process: Any = None) -> None:
+def write(kernel: Kernel, addr: int | None, data: Any, process: Any = None) -> None:
     """Copy bytes, or anything that is a buffer, to an address; see :func:`translate`.
 
     Notes
@@ -168,7 +190,7 @@ def memory_view(data: Any) -> memoryview:
     return view.cast("B") if view.c_contiguous else memoryview(view.tobytes())
 
 
-def memory(kernel: Kernel, addr: int, size: int, process: Any = None) -> memoryview:
+def memory(kernel: Kernel, addr: int | None, size: int, process: Any = None) -> memoryview:
     """Return `size` bytes at an address as a writable view; nothing is copied.
 
     Parameters
@@ -186,6 +208,7 @@ def memory(kernel: Kernel, addr: int, size: int, process: Any = None) -> memoryv
         The frames are scattered, and the host does not map so many pieces; use :func:`read` and :func:`write`. Also
         for device memory.
     """
+    addr = _address(kernel, addr)
     ram = kernel.ram
     area = _area_view(kernel, addr, size) if size > PAGE_SIZE else None
     if area is not None:
@@ -229,4 +252,5 @@ def walk(kernel: Kernel, process: Any, addr: int) -> Walk:
         A task or its address space; None for the kernel's own tables.
     addr : int
     """
-    return _tables(kernel, getattr(process, "mm", process)).walk(addr)
+    addr = _address(kernel, addr)
+    return _tables(kernel, None if process is None else _space(kernel, process)).walk(addr)

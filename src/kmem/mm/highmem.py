@@ -19,10 +19,11 @@ Source: mm/highmem.c, include/linux/highmem-internal.h @6.1.192
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from kmem.errors import StateError
+from kmem.errors import StateError, UsageError
 from kmem.mm.access import memory
 from kmem.mm.bug import bug, warn_once
 from kmem.mm.kernel import current_kernel
@@ -264,7 +265,17 @@ class Highmem:
 
 
 def _high(kernel: Kernel, page: Page | int) -> bool:
-    return page >= kernel.max_low_pfn
+    """Whether a page lies in high memory.
+
+    Raises
+    ------
+    TypeError, UsageError
+        It is no page of this machine.
+    """
+    pfn = operator.index(page)
+    if not 0 <= pfn < kernel.page_alloc.memmap.nr_frames:
+        raise UsageError(f"no page frame {pfn:#x}", remedy="give a page, as alloc_pages() returns it")
+    return pfn >= kernel.max_low_pfn
 
 
 def PageHighMem(page: Page | int) -> bool:
@@ -339,6 +350,7 @@ def kmap_atomic(page: Page | int) -> int:
     Source: include/linux/highmem-internal.h:kmap_atomic @6.1.192
     """
     kernel = current_kernel()
+    _high(kernel, page)  # a page at all?
     kernel.preempt_count += _PREEMPT_OFFSET
     return kmap_local_page(page)
 
@@ -412,6 +424,11 @@ def _with_page(page: Page | int, use: Callable[[memoryview], None]) -> None:
         kunmap_local(addr)
 
 
+def _inside(offset: int, size: int) -> None:
+    if not 0 <= offset <= offset + size <= PAGE_SIZE:
+        raise UsageError(f"{size} bytes at {offset} are not all in one page", remedy="copy each page's part")
+
+
 def clear_highpage(page: Page | int) -> None:
     """Zero a page, wherever it lies. Any context.
 
@@ -449,6 +466,7 @@ def memcpy_from_page(page: Page | int, offset: int, len: int) -> bytes:
     Source: include/linux/highmem.h:memcpy_from_page @6.1.192
     Differs: the bytes are returned.
     """
+    _inside(offset, len)
     parts: list[bytes] = []
     _with_page(page, lambda view: parts.append(bytes(view[offset : offset + len])))
     return parts[0]
@@ -459,6 +477,7 @@ def memcpy_to_page(page: Page | int, offset: int, data: bytes) -> None:
 
     Source: include/linux/highmem.h:memcpy_to_page @6.1.192
     """
+    _inside(offset, len(data))
 
     def use(view: memoryview) -> None:
         view[offset : offset + len(data)] = data

@@ -434,6 +434,24 @@ class Vmalloc:
 
         Source: mm/vmalloc.c:__vmalloc_area_node @6.1.192
         """
+        try:
+            if self._fill(area, gfp, page_order, node):
+                return True
+        except BaseException:
+            # A task that is killed while it waits for memory, or a wrong argument: nothing stays behind.
+            self._give_up(area)
+            raise
+        self._give_up(area)
+        return False
+
+    def _give_up(self, area: VmStruct) -> None:
+        """Free an area that did not get all of its frames."""
+        area.nr_pages = len(area.pages)
+        self.nr_vmalloc_pages += area.nr_pages
+        self.vfree(area.addr)
+
+    def _fill(self, area: VmStruct, gfp: int, page_order: int, node: int) -> bool:
+        """Get frames for an area and map them; False if there were not enough."""
         nested_gfp = (gfp & _GFP_RECLAIM_MASK) | _GFP_ZERO
         gfp |= _GFP_NOWARN
         if not gfp & (GFP_DMA | GFP_DMA32):
@@ -443,25 +461,23 @@ class Vmalloc:
         if array_bytes > PAGE_SIZE:
             area.pages_array = self.vmalloc_node_range(array_bytes, 1, nested_gfp, node=node, caller=area.caller)
             if area.pages_array is None:
-                self.remove_vm_area(area.addr)
                 return False
         area.page_order = page_order
-        area.nr_pages = nr_pages
         if self.page_alloc is not None:
-            area.pages = self._alloc_pages(self.page_alloc, gfp, node, page_order, nr_pages)
-            area.nr_pages = len(area.pages)
-        self.nr_vmalloc_pages += area.nr_pages
-        if area.nr_pages == nr_pages and self._map(area.addr, area.pages, page_order=page_order):
-            return True
-        self.vfree(area.addr)
-        return False
+            self._alloc_pages(self.page_alloc, area.pages, gfp, node, page_order, nr_pages)
+            if len(area.pages) != nr_pages or not self._map(area.addr, area.pages, page_order=page_order):
+                return False
+        area.nr_pages = nr_pages
+        self.nr_vmalloc_pages += nr_pages
+        return True
 
-    def _alloc_pages(self, page_alloc: PageAllocator, gfp: int, node: int, order: int, nr_pages: int) -> list[int]:
-        """Return up to `nr_pages` frames: in bulk, then one by one; blocks of an order above 0 are split.
+    def _alloc_pages(
+        self, page_alloc: PageAllocator, frames: list[int], gfp: int, node: int, order: int, nr_pages: int
+    ) -> None:
+        """Append up to `nr_pages` frames: in bulk, then one by one; blocks of an order above 0 are split.
 
         Source: mm/vmalloc.c:vm_area_alloc_pages @6.1.192
         """
-        frames: list[int] = []
         while not order and len(frames) < nr_pages:
             wanted = min(_BULK_PAGES, nr_pages - len(frames))
             got = page_alloc.alloc_pages_bulk(gfp & ~_GFP_NOFAIL, wanted, node)
@@ -477,7 +493,6 @@ class Vmalloc:
             if order:
                 page_alloc.split_page(pfn, order)
             frames += range(pfn, pfn + (1 << order))
-        return frames
 
     def _warn(self, gfp: int, text: str) -> None:
         if self.warn is not None and not gfp & _GFP_NOWARN:

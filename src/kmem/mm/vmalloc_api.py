@@ -98,6 +98,34 @@ def _size(size: object) -> int:
     return value
 
 
+def _gfp(gfp: object) -> int:
+    """Return GFP flags.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is no number, or has more than 32 bits.
+    """
+    value = operator.index(gfp)  # type: ignore[arg-type]
+    if not 0 <= value < 1 << 32:
+        raise ValueError(f"gfp {value:#x} is no mask of 32 bits")
+    return value
+
+
+def _address(kernel: Kernel, addr: object) -> int:
+    """Return an address.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is no number, or no address of this machine.
+    """
+    value = operator.index(addr)  # type: ignore[arg-type]
+    if not 0 <= value <= kernel.ulong_max:
+        raise ValueError(f"{value:#x} is no address of {kernel.bits_per_long} bits")
+    return value
+
+
 def _enter(gfp: int) -> Kernel:
     """Return the current kernel, for a call that makes or removes areas: never in an interrupt, and it may sleep.
 
@@ -145,7 +173,7 @@ def _vfree_deferred(kernel: Kernel, addr: int) -> None:
 
 def _alloc(size: int, gfp: int, *, align: int = 1, vm_flags: int = 0, node: int = NUMA_NO_NODE) -> int | None:
     """Source: mm/vmalloc.c:__vmalloc_node_range @6.1.192."""
-    size = _size(size)
+    size, gfp = _size(size), _gfp(gfp)
     if not size:
         warn_once(current_kernel(), "mm/vmalloc.c:3227", "__vmalloc_node_range")
         return None
@@ -317,7 +345,7 @@ def vfree(addr: int | None) -> None:
     if not addr:
         return
     if interrupt:
-        _note_free(kernel, addr)
+        _note_free(kernel, _address(kernel, addr))
         _vfree_deferred(kernel, addr)
         return
     if _area_ok(kernel, addr):
@@ -332,7 +360,7 @@ def vfree_atomic(addr: int | None) -> None:
     """
     kernel = current_kernel()
     if addr:
-        _note_free(kernel, addr)
+        _note_free(kernel, _address(kernel, addr))
         _vfree_deferred(kernel, addr)
 
 
@@ -347,7 +375,7 @@ def _area_ok(kernel: Kernel, addr: int) -> bool:
     Source: mm/vmalloc.c:__vunmap @6.1.192
     """
     digits = kernel.bits_per_long // 4
-    if operator.index(addr) % PAGE_SIZE:
+    if _address(kernel, addr) % PAGE_SIZE:
         warn(kernel, "mm/vmalloc.c:2752", "__vunmap", f"Trying to vfree() bad address ({addr:0{digits}x})")
         return False
     if kernel.vmalloc.find_vm_area(addr) is None:
@@ -435,6 +463,7 @@ def vm_unmap_ram(mem: int, count: int) -> None:
     Source: mm/vmalloc.c:vm_unmap_ram @6.1.192
     """
     kernel = current_kernel()
+    mem, count = _address(kernel, mem), _size(count)
     _may_sleep(kernel, 2280)
     layout = kernel.layout
     if not mem:
@@ -479,7 +508,8 @@ def vmalloc_to_pfn(addr: int) -> int | None:
 
     Source: mm/vmalloc.c:vmalloc_to_pfn @6.1.192
     """
-    return current_kernel().vmalloc.vmalloc_to_pfn(addr)
+    kernel = current_kernel()
+    return kernel.vmalloc.vmalloc_to_pfn(_address(kernel, addr))
 
 
 def vmalloc_to_page(addr: int) -> Page | None:
@@ -496,7 +526,8 @@ def find_vm_area(addr: int) -> VmStruct | None:
 
     Source: mm/vmalloc.c:find_vm_area @6.1.192
     """
-    return current_kernel().vmalloc.find_vm_area(addr)
+    kernel = current_kernel()
+    return kernel.vmalloc.find_vm_area(_address(kernel, addr))
 
 
 # Contiguous if possible
@@ -517,7 +548,7 @@ def kvmalloc_node(size: int, flags: int, node: int) -> int | None:
 
     Source: mm/util.c:kvmalloc_node @6.1.192
     """
-    size = _size(size)
+    size, flags = _size(size), _gfp(flags)
     kmalloc_flags = flags
     if size > PAGE_SIZE:
         kmalloc_flags |= _NOWARN
