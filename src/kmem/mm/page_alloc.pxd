@@ -37,7 +37,7 @@ cdef struct AllocContext:         # struct alloc_context
 @cython.final
 cdef class PageAllocator(PagePrep):
     cdef public object hooks                      # kmem.mm.hooks.Hooks, or None
-    cdef public object watch                      # kmem.mm.page_watch.PageWatch, or None
+    cdef object _watch                            # kmem.mm.page_watch.PageWatch, or None
     cdef readonly object zonelists_array          # (2 * nodes, entries) uint8, 255 ends a row
     cdef uint8_t[:, ::1] zonelists
     cdef uint8_t[16] gfp_zones                    # zone index by the low four gfp bits
@@ -51,7 +51,6 @@ cdef class PageAllocator(PagePrep):
 
     # Frame of a fresh block, or NO_PAGE.  `node` -1 is the node of this CPU.
     cdef uint32_t alloc_pages_node(self, int node, uint32_t gfp, uint32_t order) except? 0xFFFFFFFE
-    cdef uint32_t get_pages(self, int node, uint32_t gfp, uint32_t order) except? 0xFFFFFFFE
     # Give a block back.
     cdef int free_pages_order(self, uint32_t pfn, uint32_t order) except -1
 

@@ -53,7 +53,7 @@ from cython.cimports.kmem.mm.page import (
     Page,
 )
 from cython.cimports.kmem.mm.page_prep import PagePrep
-from cython.cimports.kmem.mm.tracepoint import TP_MM_PAGE_ALLOC, TP_MM_PAGE_FREE
+from cython.cimports.kmem.mm.tracepoint import TP_MM_PAGE_ALLOC, TP_MM_PAGE_FREE, TP_WATCH
 
 from kmem.mm.hooks import CompactResult, Hooks, Request
 from kmem.mm.page import NO_PAGE
@@ -94,7 +94,7 @@ class PageAllocator(PagePrep):
     def __init__(self, memmap: MemMap, zonelists, cma=False):
         PagePrep.__init__(self, memmap, cma)
         self.hooks = Hooks()
-        self.watch = None
+        self._watch = None
         self.nr_nodes = memmap.nr_nodes
         self.has_dma32 = memmap.has_dma32
         self.zone_normal = memmap.zone_normal
@@ -102,6 +102,20 @@ class PageAllocator(PagePrep):
         self.task_flags = 0
         self.set_zonelists(zonelists)
         self._init_gfp_zones()
+
+    @property
+    def watch(self):
+        """Who is asked before each request and told of each block; None while no debugging aid wants it."""
+        return self._watch
+
+    @watch.setter
+    def watch(self, watch):
+        self._watch = watch
+        # The test that trace events cost anyway leads there, too.
+        if watch is None:
+            self.trace.enabled &= ~(cython.cast(cython.uint, 1) << TP_WATCH)
+        else:
+            self.trace.enabled |= cython.cast(cython.uint, 1) << TP_WATCH
 
     def set_zonelists(self, zonelists):
         """Set the fallback order; see the class."""
@@ -311,22 +325,7 @@ class PageAllocator(PagePrep):
         return 0
 
     def alloc_pages_node(self, node, gfp, order):
-        """One request from one node; whoever watches is asked before and told afterwards.
-
-        Source: mm/page_alloc.c:__alloc_pages @6.1.192
-        """
-        pfn: cython.uint
-        if self.watch is None:
-            return self.get_pages(node, gfp, order)
-        if order < MAX_ORDER and self.watch.should_fail(gfp, order):
-            return _NONE
-        pfn = self.get_pages(node, gfp, order)
-        if pfn != _NONE:
-            self.watch.allocated(pfn, order, gfp)
-        return pfn
-
-    def get_pages(self, node, gfp, order):
-        """The fast path, then the slow path; the head frame or none.
+        """One request from one node: the fast path, then the slow path; the head frame or none.
 
         Source: mm/page_alloc.c:__alloc_pages @6.1.192
         """
@@ -335,6 +334,8 @@ class PageAllocator(PagePrep):
         alloc_flags: cython.uint = ALLOC_WMARK_LOW
         if order >= MAX_ORDER:
             self.nr_failed += 1
+            return _NONE
+        if self.trace.enabled and self._watch is not None and self._watch.should_fail(gfp, order):
             return _NONE
         self.prepare(cython.address(ac), node, gfp)
         if self.cma and ac.migratetype == MIGRATE_MOVABLE:
@@ -349,6 +350,8 @@ class PageAllocator(PagePrep):
             self.trace.page_event(
                 TP_MM_PAGE_ALLOC, pfn, order, gfp, ac.migratetype, 255 if pfn == _NONE else self.pages[pfn].zone
             )
+            if self._watch is not None and pfn != _NONE:
+                self._watch.allocated(pfn, order, gfp)
         return pfn
 
     # -- the slow path ------------------------------------------------------
@@ -662,8 +665,8 @@ class PageAllocator(PagePrep):
         self.free_pages_prepare(pfn, order)
         if self.trace.enabled:
             self.trace.page_event(TP_MM_PAGE_FREE, pfn, order, 0, 0, self.pages[pfn].zone)
-        if self.watch is not None:
-            self.watch.freed(pfn, order)
+            if self._watch is not None:
+                self._watch.freed(pfn, order)
         if order <= PAGE_ALLOC_COSTLY_ORDER or (self.pcp_thp and order == self.pageblock_order):
             return self.free_unref_page(pfn, order)
         return self.free_to_buddy(pfn, order, FPI_NONE)
@@ -724,8 +727,8 @@ class PageAllocator(PagePrep):
         i: cython.uint
         self.split_page(pfn, order)
         for i in range(first + nr_pages, first + (1 << order)):
-            if self.watch is not None:
-                self.watch.freed(i, 0)
+            if self._watch is not None:
+                self._watch.freed(i, 0)
             self.free_pages_prepare(i, 0)
             self.free_to_buddy(i, 0, FPI_TO_TAIL)
 
@@ -748,7 +751,7 @@ class PageAllocator(PagePrep):
         _check_request(gfp, 0, node, self.nr_nodes)
         if nr_pages <= populated:
             return frames
-        if nr_pages > 1 and self.watch is not None and self.watch.should_fail(gfp, 0):
+        if nr_pages - populated > 1 and self._watch is not None and self._watch.should_fail(gfp, 0):
             return frames
         self.prepare(cython.address(ac), node, gfp)
         if nr_pages - populated > 1 and ac.preferred >= 0:
@@ -779,8 +782,8 @@ class PageAllocator(PagePrep):
             if pfn == _NONE:
                 break
             self.prep_new_page(pfn, 0, gfp, 0)
-            if self.watch is not None:
-                self.watch.allocated(pfn, 0, gfp)
+            if self._watch is not None:
+                self._watch.allocated(pfn, 0, gfp)
             frames.append(pfn)
         if not frames:
             pfn = self.alloc_pages_node(node, gfp, 0)

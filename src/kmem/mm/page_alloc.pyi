@@ -15,9 +15,12 @@ MAX_RECLAIM_RETRIES: int
 
 class PageAllocator(PagePrep):
     hooks: Hooks
-    watch: PageWatch | None
     node: int
     task_flags: int
+    @property
+    def watch(self) -> PageWatch | None: ...
+    @watch.setter
+    def watch(self, watch: PageWatch | None) -> None: ...
     @property
     def zonelists_array(self) -> npt.NDArray[np.uint8]: ...
     @property

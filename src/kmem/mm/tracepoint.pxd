@@ -12,6 +12,7 @@ cdef enum:                        # TraceRecord.event, and the bits of Tracepoin
     TP_MM_PAGE_ALLOC_ZONE_LOCKED = 6
     TP_MM_PAGE_PCPU_DRAIN = 7
     TP_MM_PAGE_ALLOC_EXTFRAG = 8
+    TP_WATCH = 31                     # no event: the page allocator is being watched
 
 cdef struct TraceRecord:
     uint64_t time_ns

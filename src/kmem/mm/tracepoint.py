@@ -79,7 +79,7 @@ class Tracepoints:
 
     def disable(self):
         """Disable all events."""
-        self.enabled = 0
+        self.enabled &= cython.cast(cython.uint, 1) << TP_WATCH
 
     def drain(self):
         """Hand over the records so far, dtype :data:`TRACE_DTYPE`, and start anew."""
