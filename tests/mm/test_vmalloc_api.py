@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from kmem import Machine
-from kmem.errors import KernelBug, KernelOops, KernelWarning, UsageError
+from kmem.errors import KernelBug, KernelOops, KernelWarning, StateError, UsageError
 from kmem.linux.gfp import GFP_KERNEL
 from kmem.linux.vmalloc import (
     PAGE_KERNEL,
@@ -341,6 +341,21 @@ def test_contiguous_if_possible(m: Machine) -> None:
         m.kvfree(addr)
     m.validate()
     m.kernel.vmalloc.validate()
+
+
+def test_validate_sees_page_tables_that_disagree(m: Machine) -> None:
+    addr = vmalloc(3 * PAGE)
+    assert addr is not None
+    m.validate()
+    init_mm = m.kernel.init_mm
+    entry = init_mm.unmap_page(addr + PAGE)
+    with pytest.raises(StateError, match="should show frame"):
+        m.validate()
+    init_mm.set_pte(addr + PAGE, entry)
+    m.validate()
+    init_mm.set_pte(addr + 3 * PAGE, entry)  # the guard page
+    with pytest.raises(StateError, match="where no area is in use"):
+        m.validate()
 
 
 def test_the_log_has_a_line_for_each_report(m: Machine) -> None:

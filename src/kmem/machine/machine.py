@@ -421,12 +421,16 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
 
         Notes
         -----
-        Complexity: O(frames + objects).
+        Complexity: O(frames + objects + areas).
         """
         self._check_running()
         validate_pages(self.page_alloc)
-        if self._kernel is not None and self._kernel.vm is not None:
-            validate_processes(self._kernel.vm)
+        if self._kernel is not None:
+            self._kernel.vmalloc.validate()
+            self._kernel.init_mm.validate()
+            self._kernel.highmem.validate()
+            if self._kernel.vm is not None:
+                validate_processes(self._kernel.vm)
         self.slub.validate()
 
     def digest(self) -> str:

@@ -740,6 +740,27 @@ class Vmalloc:
                 frames.update(area.pages)
             if area.pages_array is not None and self.find_vm_area(area.pages_array) is None:
                 raise StateError(f"the page array of the area at {area.addr:#x} is gone")
+        if self.init_mm is not None:
+            self._validate_mapping(self.init_mm)
+
+    def _validate_mapping(self, init_mm: PageTable) -> None:
+        """Check that the page tables map each area's frames, and nothing where no area is, or behind one."""
+        layout = self.space.layout
+        mapped = dict(init_mm.mapped_frames(layout.vmalloc_start, layout.vmalloc_end))
+        for va in self.space.busy.areas():
+            area = va.vm
+            if not isinstance(area, VmStruct) or not area.mapped:
+                continue
+            for place, pfn in enumerate(area.pages):
+                addr = area.addr + (place << PAGE_SHIFT)
+                got = mapped.pop(addr, None)
+                if (init_mm.walk(addr).pfn if got is None else got) != pfn:
+                    raise StateError(f"{addr:#x} should show frame {pfn:#x}, which is not what the page tables say")
+        for addr, pfn in mapped.items():
+            found = self.space.busy.find(addr)
+            area = None if found is None else found.vm
+            if found is None or (isinstance(area, VmStruct) and addr >= area.addr + area.usable_size):
+                raise StateError(f"frame {pfn:#x} is mapped at {addr:#x}, where no area is in use")
 
 
 def _area_text(area: VmStruct, digits: int) -> str:
