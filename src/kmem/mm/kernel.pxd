@@ -9,7 +9,7 @@ from kmem.mm.slub cimport Slub
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() noexcept nogil
     bint PyLong_CheckExact(object) noexcept
-    unsigned long long PyLong_AsUnsignedLongLong(object) noexcept
+    size_t PyLong_AsSize_t(object) noexcept
     void *PyErr_Occurred() noexcept
     void PyErr_Clear() noexcept
 
@@ -18,6 +18,9 @@ cdef enum:                                # Kernel.watch: why a call has to leav
     WATCH_AIDS = 2                        # a debugging aid listens
     WATCH_CLOSED = 4                      # the machine is shut down
     WATCH_CTOR = 8                        # a constructor runs
+
+cdef enum:
+    ALL_ONES = 0xFFFFFFFFFFFFFFFF         # what a conversion that fails answers
 
 cdef enum:
     GFP_BAD_FOR_SLABS = 0xF8000006        # GFP_SLAB_BUG_MASK
@@ -64,8 +67,8 @@ cdef uint64_t bad_number(object value, str what, uint64_t largest) except? 0xFFF
 cdef inline uint64_t as_size(object value) except? 0xFFFFFFFFFFFFFFFF:
     cdef uint64_t number
     if PyLong_CheckExact(value):
-        number = PyLong_AsUnsignedLongLong(value)
-        if number != 0xFFFFFFFFFFFFFFFF or PyErr_Occurred() == NULL:
+        number = PyLong_AsSize_t(value)
+        if number != ALL_ONES or PyErr_Occurred() == NULL:
             return number
         PyErr_Clear()
     return bad_number(value, "size", 0xFFFFFFFFFFFFFFFF)
@@ -73,8 +76,8 @@ cdef inline uint64_t as_size(object value) except? 0xFFFFFFFFFFFFFFFF:
 cdef inline uint64_t as_addr(object value) except? 0xFFFFFFFFFFFFFFFF:
     cdef uint64_t number
     if PyLong_CheckExact(value):
-        number = PyLong_AsUnsignedLongLong(value)
-        if number != 0xFFFFFFFFFFFFFFFF or PyErr_Occurred() == NULL:
+        number = PyLong_AsSize_t(value)
+        if number != ALL_ONES or PyErr_Occurred() == NULL:
             return number
         PyErr_Clear()
     return bad_number(value, "address", 0xFFFFFFFFFFFFFFFF)
@@ -82,7 +85,7 @@ cdef inline uint64_t as_addr(object value) except? 0xFFFFFFFFFFFFFFFF:
 cdef inline uint32_t as_gfp(object value) except? 0xFFFFFFFF:
     cdef uint64_t number
     if PyLong_CheckExact(value):
-        number = PyLong_AsUnsignedLongLong(value)
+        number = PyLong_AsSize_t(value)
         if number <= 0xFFFFFFFF:
             return <uint32_t>number
         if PyErr_Occurred() != NULL:

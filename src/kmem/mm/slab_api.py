@@ -19,7 +19,7 @@ import operator
 
 import cython
 import numpy as np
-from cython.cimports.kmem.mm.page import PG_LARGE
+from cython.cimports.kmem.mm.page import PG_LARGE, PG_SLAB
 from cython.cimports.kmem.mm.page_alloc import GFP_DIRECT_RECLAIM_BIT
 from cython.cimports.kmem.mm.slab import NO_SLAB, NR_KMALLOC_INDEXES, NULL_OBJECT
 from cython.cimports.libc.string import memcpy, memset
@@ -424,7 +424,9 @@ def kmem_cache_free(s: KmemCache, x):
     if not s.live or s.kernel is not kernel or kernel.watch & WATCH_CLOSED:
         usable(kernel, s)
         kernel.watched(0)
-    slab = kernel.slub.slab_of(phys)
+    slab = cython.cast(cython.uint, phys >> 12)
+    if kernel.slub.pages[slab].kind != PG_SLAB:
+        slab = kernel.slub.slab_of(phys)
     if slab == NO_SLAB or kernel.slub.pages[slab].cache != s.index:
         if not slab_misuse.wrong_cache(kernel, s, addr):
             return

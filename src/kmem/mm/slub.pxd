@@ -3,7 +3,7 @@
 cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from kmem.mm.slab cimport CacheCpu
+from kmem.mm.slab cimport Cache, CacheCpu
 from kmem.mm.slub_partial cimport PartialSlabs
 
 @cython.final
@@ -34,6 +34,10 @@ cdef class Slub(PartialSlabs):
     cdef uint64_t kmalloc_large(self, uint64_t size, uint32_t gfp, int node) except? 0xFFFFFFFFFFFFFFFD
     cdef uint64_t finish_alloc(self, uint32_t cache, uint64_t address, uint32_t gfp) except? 0xFFFFFFFFFFFFFFFD
     cdef uint64_t alloc_wild(self, CacheCpu *c) except? 0xFFFFFFFFFFFFFFFD
+    cdef uint64_t slab_alloc_bytes(self, uint32_t cache, CacheCpu *c, uint16_t index, uint32_t gfp) except? 0xFFFFFFFFFFFFFFFD
+    cdef uint64_t word_at(self, uint64_t phys) noexcept
+    cdef uint64_t hidden_word(self, Cache *s, uint64_t pointer, uint64_t phys) noexcept
+    cdef bint slab_free_cpu(self, uint32_t cache, uint32_t slab, uint64_t address) except? -1
     cdef int slab_free_bytes(self, uint64_t address) except -1
     cdef int checker_free_again(self, uint32_t cache, uint32_t slab, uint64_t address, uint16_t head) except -1
     cdef int detached_bytes(self, uint32_t cache, uint32_t slab, uint16_t head) except -1

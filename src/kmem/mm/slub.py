@@ -40,11 +40,14 @@ from cython.cimports.kmem.mm.slab import (
     NR_KMALLOC_TYPES,
     NULL_OBJECT,
     WILD,
+    Cache,
     CacheCpu,
+    swab32,
+    swab64,
 )
 from cython.cimports.kmem.mm.slub_partial import PartialSlabs, pfmemalloc_match
 from cython.cimports.kmem.mm.tracepoint import TP_KFREE, TP_KMALLOC, TP_KMEM_CACHE_ALLOC, TP_KMEM_CACHE_FREE
-from cython.cimports.libc.string import memmove
+from cython.cimports.libc.string import memmove, memset
 
 from kmem.errors import StateError, UsageError
 from kmem.mm.kmalloc import kmalloc_index
@@ -111,12 +114,51 @@ class Slub(PartialSlabs):
             return self.finish_alloc(cache, self.slab_alloc_slow(cache, gfp, node), gfp)
         link = c.slots + index
         if self.ram_base:
-            c.freelist = self.next_link(cache, c.slab, index)
-            self.links[link] = IN_USE
-            return self.finish_alloc(cache, self.object_address(cache, c.slab, index), gfp)
+            return self.slab_alloc_bytes(cache, c, index, gfp)
         c.freelist = self.links[link]
         self.links[link] = IN_USE
         return (cython.cast(cython.ulonglong, c.slab) << _PAGE_SHIFT) + c.red_left_pad + index * c.size
+
+    def slab_alloc_bytes(self, cache, c, index, gfp):
+        """Take an object from this CPU's freelist where objects have bytes: its free pointer says which is next.
+
+        Source: mm/slub.c:__slab_alloc_node, get_freepointer_safe @6.1.192
+        """
+        s: cython.pointer(Cache) = cython.address(self.caches[cache])
+        first: cython.ulonglong = (cython.cast(cython.ulonglong, c.slab) << _PAGE_SHIFT) + c.red_left_pad
+        address: cython.ulonglong = first + index * c.size
+        following: cython.ushort = self.links[c.slots + index]
+        pointer: cython.ulonglong = 0 if following == NO_OBJECT else self.page_offset + first + following * c.size
+        self.links[c.slots + index] = IN_USE
+        if following == WILD or self.word_at(address + s.fp_offset) != self.hidden_word(
+            s, pointer, address + s.fp_offset
+        ):
+            self.links[c.slots + index] = following
+            c.freelist = self.next_link(cache, c.slab, index)
+            self.links[c.slots + index] = IN_USE
+            return self.finish_alloc(cache, address, gfp)
+        c.freelist = following
+        if s.init & INIT_ON_FREE or self.pending:
+            return self.finish_alloc(cache, address, gfp)
+        if s.init & INIT_ON_ALLOC or (gfp & _GFP_ZERO and not s.init & INIT_NEVER):
+            memset(cython.cast(cython.p_char, self.ram_base + address), 0, s.object_size)
+        return address
+
+    def word_at(self, phys):
+        """Return the machine word in memory at a physical address."""
+        if self.word_bytes == 8:
+            return cython.cast(cython.pointer(cython.ulonglong), self.ram_base + phys)[0]
+        return cython.cast(cython.pointer(cython.uint), self.ram_base + phys)[0]
+
+    def hidden_word(self, s, pointer, phys):
+        """Return a free pointer as it stands in memory at `phys`; the same as :meth:`Slabs.hidden`.
+
+        Source: mm/slub.c:freelist_ptr @6.1.192 (CONFIG_SLAB_FREELIST_HARDENED)
+        """
+        at: cython.ulonglong = self.page_offset + phys
+        if self.word_bytes == 8:
+            return pointer ^ s.random ^ swab64(at)
+        return (pointer ^ s.random ^ swab32(cython.cast(cython.uint, at & 0xFFFFFFFF))) & 0xFFFFFFFF
 
     def finish_alloc(self, cache, address, gfp):
         """Zero the bytes of an object that is handed out, where somebody wants that, and report what was found.
@@ -312,6 +354,8 @@ class Slub(PartialSlabs):
         if slab == NO_SLAB:
             self.locate(address, cython.address(index))  # says what is there instead
         cache = self.pages[slab].cache
+        if self.slab_free_cpu(cache, slab, address):
+            return 0
         if self.caches[cache].debug:
             self.checker.free(cache, slab, address)
             if self.pending:
@@ -330,6 +374,37 @@ class Slub(PartialSlabs):
         if self.pending:
             self.checker.deliver()
         return 0
+
+    def slab_free_cpu(self, cache, slab, address):
+        """Give an object of this CPU's slab back; False if there is more to do than that, or something is wrong.
+
+        Source: mm/slub.c:do_slab_free @6.1.192
+        """
+        s: cython.pointer(Cache) = cython.address(self.caches[cache])
+        c: cython.pointer(CacheCpu) = cython.address(self.cpus[cache * self.nr_cpus + self.allocator.cpu])
+        first: cython.ulonglong = (cython.cast(cython.ulonglong, slab) << _PAGE_SHIFT) + c.red_left_pad
+        number: cython.ulonglong
+        pointer: cython.ulonglong = 0
+        at: cython.ulonglong
+        if c.slab != slab or s.debug or s.init & INIT_ON_FREE or self.pending or c.freelist == WILD or address < first:
+            return False
+        number = ((address - first) * c.reciprocal) >> 32
+        if number >= self.pages[slab].objects or number * c.size != address - first:
+            return False
+        if self.links[c.slots + number] != IN_USE:
+            return False
+        if c.freelist != NO_OBJECT:
+            pointer = self.page_offset + first + c.freelist * c.size
+        at = address + s.fp_offset
+        if self.word_bytes == 8:
+            cython.cast(cython.pointer(cython.ulonglong), self.ram_base + at)[0] = self.hidden_word(s, pointer, at)
+        else:
+            cython.cast(cython.pointer(cython.uint), self.ram_base + at)[0] = cython.cast(
+                cython.uint, self.hidden_word(s, pointer, at)
+            )
+        self.links[c.slots + number] = c.freelist
+        c.freelist = cython.cast(cython.ushort, number)
+        return True
 
     def checker_free_again(self, cache, slab, address, head):
         """Report an object that is freed while it is the first of its freelist, which the kernel notices.
