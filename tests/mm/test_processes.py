@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from kmem import Machine
-from kmem.errors import KmemError, SegmentationFault, StateError, UsageError
+from kmem.errors import KmemError, ProcessKilled, SegmentationFault, StateError, UsageError
 from kmem.linux.mman import (
     MADV_DONTNEED,
     MAP_ANONYMOUS,
@@ -539,3 +539,155 @@ def test_a_killed_process_frees_its_memory(machine: Machine) -> None:
     assert not p.alive
     assert q.alive
     machine.validate()
+
+
+# Memory runs short
+
+
+def test_pages_come_back_from_swap() -> None:
+    """More than fits: pages leave and come back, shared ones and copies of them, too."""
+    nr_pages = 160 << 8
+    with Machine.boot("x86_64", ram="128M", reports="log") as m:
+        m.kernel.reclaim.swap.swapon(256 << 20)
+        p = m.process("p")
+        a = p.mmap(0, nr_pages * PAGE, RW, PA | MAP_NORESERVE)
+        for i in range(nr_pages):
+            p.write(a + i * PAGE, i.to_bytes(4, "little"))
+        child = p.fork()
+        for i in range(0, nr_pages, 11):
+            child.write(a + i * PAGE + 8, b"child")
+        m.validate()
+        for i in range(0, nr_pages, 13):
+            number = i.to_bytes(4, "little")
+            assert p.read(a + i * PAGE, 16) == number + bytes(12)
+            assert child.read(a + i * PAGE, 16) == number + (bytes(4) + b"child\0\0\0" if i % 11 == 0 else bytes(12))
+        assert m.kernel.vm.stat.events["pswpin"] > 1000
+        assert p.maj_flt + child.maj_flt > 1000
+        m.validate()
+        p.exit()
+        child.exit()
+        m.kernel.reclaim.lru.lru_add_drain_all()
+        m.kernel.reclaim.swap.validate()
+        assert len(m.kernel.vm.folios) == 0
+        assert m.kernel.vm.stat.swap_free_pages == m.kernel.vm.stat.swap_pages
+
+
+def test_out_of_memory_kills_the_largest() -> None:
+    with Machine.boot("x86_64", ram="128M", reports="log") as m:
+        large, small = m.process("large"), m.process("small")
+        b = small.mmap(0, 1 << 20, RW, PA | MAP_POPULATE)
+        a = large.mmap(0, 300 << 20, RW, PA | MAP_NORESERVE)
+        with pytest.raises(ProcessKilled):
+            large.touch(a, 300 << 20)
+        assert not large.alive
+        assert small.read(b, 4) == bytes(4)
+        assert f"Out of memory: Killed process {large.pid} (large)" in m.dmesg()
+        m.validate()
+
+
+def test_a_process_is_killed_by_another_ones_need() -> None:
+    with Machine.boot("x86_64", ram="128M", reports="log") as m:
+        large, other = m.process("large"), m.process("other")
+        a = large.mmap(0, 55 << 20, RW, PA)
+        large.touch(a, 55 << 20)
+        b = other.mmap(0, 40 << 20, RW, PA)
+        other.touch(b, 40 << 20)
+        assert other.alive
+        assert not large.alive
+        m.validate()
+
+
+# Huge pages
+
+
+@pytest.fixture(params=[("x86_64", 2 << 20), ("i386", 4 << 20)], ids=["x86_64", "i386"])
+def huge(request: pytest.FixtureRequest) -> Iterator[tuple[Machine, Process, int, int]]:
+    """A machine with huge pages, a process, the address of an area of three huge pages, their size."""
+    arch, size = request.param
+    with Machine.boot(arch, ram="1G", reports="log") as m:
+        p = m.process("p")
+        a = p.mmap(0, 4 * size, RW, PA)
+        yield m, p, (a + size - 1) // size * size, size
+        m.validate()
+        p.exit()
+        m.validate()
+        m.kernel.reclaim.lru.lru_add_drain_all()
+        assert len(m.kernel.vm.folios) == 0
+
+
+def huge_kb(p: Process) -> int:
+    return sum(int(line.split()[1]) for line in p.smaps().splitlines() if line.startswith("AnonHugePages:"))
+
+
+def test_a_write_takes_a_huge_page(huge: tuple[Machine, Process, int, int]) -> None:
+    m, p, a, size = huge
+    faults = p.min_flt
+    p.write(a + 12345, b"x")
+    assert p.read(a, size) == bytes(12345) + b"x" + bytes(size - 12346)
+    assert p.min_flt == faults + 1
+    assert huge_kb(p) == size >> 10
+    step = m.walk(p, a)[-1]
+    assert step.size == size
+    assert "PSE" in step.flags
+    folio = m.kernel.vm.folios.get(m.walk(p, a + size - 1).pfn)
+    assert folio.nr_pages == size // PAGE
+    assert m.kernel.vm.stat.events["thp_fault_alloc"] == 1
+
+
+def test_a_part_of_a_huge_page_goes(huge: tuple[Machine, Process, int, int]) -> None:
+    """The entry is split; the frames stay one block until the last of them is unmapped."""
+    m, p, a, size = huge
+    p.write(a, b"first")
+    p.write(a + size - 4, b"last")
+    pages = resident(p)
+    p.munmap(a + 8 * PAGE, 4 * PAGE)
+    assert resident(p) == pages - 4
+    assert huge_kb(p) == 0
+    assert m.walk(p, a)[-1].size == PAGE
+    assert (p.read(a, 5), p.read(a + size - 4, 4)) == (b"first", b"last")
+    assert m.kernel.vm.folios.get(m.walk(p, a).pfn).nr_pages == size // PAGE
+    m.validate()
+
+
+def test_fork_shares_huge_pages(huge: tuple[Machine, Process, int, int]) -> None:
+    m, p, a, size = huge
+    p.write(a, b"parent")
+    frame = m.walk(p, a).pfn
+    child = p.fork()
+    assert huge_kb(child) == size >> 10
+    child.write(a + PAGE, b"child")
+    m.validate()
+    assert (p.read(a + PAGE, 5), child.read(a, 6)) == (bytes(5), b"parent")
+    assert m.walk(child, a).pfn == frame, "only the page that was written to is copied"
+    assert m.walk(child, a + PAGE).pfn != frame + 1
+    child.exit()
+    p.write(a, b"alone")
+    assert m.walk(p, a).pfn == frame
+    assert huge_kb(p) == size >> 10
+
+
+def test_rights_and_moves_of_huge_pages(huge: tuple[Machine, Process, int, int]) -> None:
+    m, p, a, size = huge
+    p.write(a + 5 * PAGE, b"here")
+    p.mprotect(a, size, PROT_READ)
+    assert huge_kb(p) == size >> 10
+    with pytest.raises(SegmentationFault):
+        p.write(a, b"x")
+    p.mprotect(a, size, RW)
+    p.write(a, b"x")
+    m.validate()
+    p.mprotect(a + PAGE, PAGE, PROT_NONE)
+    assert huge_kb(p) == 0
+    p.mprotect(a + PAGE, PAGE, RW)
+    b = p.mremap(a, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, 0x10000000)
+    assert p.read(b + 5 * PAGE, 4) == b"here"
+    p.munmap(b, size)
+
+
+@pytest.mark.parametrize(("ram", "cmdline"), [("256M", ""), ("1G", "transparent_hugepage=never")])
+def test_no_huge_pages(ram: str, cmdline: str) -> None:
+    with Machine.boot("x86_64", ram=ram, cmdline=cmdline) as m:
+        p = m.process("p")
+        a = p.mmap(0, 8 << 20, RW, PA)
+        p.write(a + (4 << 20), b"x")
+        assert huge_kb(p) == 0

@@ -121,7 +121,7 @@ def test_a_program_does_the_same_as_on_a_real_kernel(arch: str, preset: str, ram
     with gzip.open(DATA / f"{arch}.txt.gz", "rt") as file:
         text = file.read()
     parts = re.findall(
-        r"^(?:MAPS\n(?P<maps>(?:[0-9a-f]+-.*\n)+)STATUS\n(?P<status>(?:\w+:.*\n)+)END|OP (?P<op>.*)|(?P<mark>CHILD|PARENT))$",
+        r"^(?:MAPS\n((?:[0-9a-f]+-.*\n)+)STATUS\n((?:\w+:.*\n)+)END|OP (.*)|(CHILD|PARENT))$",
         text,
         re.M,
     )

@@ -279,6 +279,8 @@ class PageTable:
         #: Oopses so far, counted on ``init_mm`` (``die_counter``).
         self.die_counter = 0
         self._boot_frames: Iterator[int] | None = None
+        #: Frame of the page of zeros, on ``init_mm``; -1 if there is none.
+        self.zero_pfn = -1
         wide = layout.bits_per_long == 64
         self._entries = ram.u64 if wide else ram.u32
         self._shift = 3 if wide else 2
@@ -309,7 +311,14 @@ class PageTable:
         return pfn
 
     def boot_done(self) -> None:
-        """From now on frames of tables come from the page allocator."""
+        """From now on frames of tables come from the page allocator; one more of the image is the page of zeros.
+
+        Source: arch/x86/kernel/head_64.S:empty_zero_page @6.1.192
+        """
+        if self._boot_frames is not None:
+            self.zero_pfn = next(self._boot_frames, -1)
+            if self.zero_pfn >= 0:
+                self.ram.clear(self.zero_pfn << PAGE_SHIFT, PAGE_SIZE)
         self._boot_frames = None
 
     # The kernel's part

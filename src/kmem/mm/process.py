@@ -40,7 +40,7 @@ def vm_of(kernel: Kernel) -> Vm:
 
     Notes
     -----
-    Setting it up takes the page of zeros and creates the caches of the kernel's structures.
+    Setting it up creates the caches of the kernel's structures.
     """
     if kernel.vm is None:
         machine = kernel.owner

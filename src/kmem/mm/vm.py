@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kmem.errors import ConfigError, StateError
 from kmem.mm.folio import PG_DIRTY, PG_SWAPBACKED, PG_SWAPCACHE, PG_UNEVICTABLE, Folio, Folios
-from kmem.mm.gfp import __GFP_ZERO, GFP_KERNEL
+from kmem.mm.gfp import GFP_KERNEL
 from kmem.mm.mm_types import MmStruct
-from kmem.mm.page_alloc import NO_FRAME
 from kmem.mm.pgalloc import LAYOUTS, TableLayout
 from kmem.mm.printk import KERN_WARNING
 from kmem.mm.rmap import AnonVma, Rmap
@@ -31,7 +30,6 @@ OVERCOMMIT_GUESS, OVERCOMMIT_ALWAYS, OVERCOMMIT_NEVER = range(3)
 _MAX_NR_ZONES = 5
 #: Below 512 MiB of memory there are no huge pages. Source: mm/huge_memory.c:hugepage_init @6.1.192
 _THP_MIN_PAGES = 512 << 20 - 12
-_GFP_ZERO_PAGE = GFP_KERNEL | __GFP_ZERO
 
 #: Bytes of the kernel's structures: x86-64, i386, as the reference kernels' caches have them.
 _CACHES: dict[str, tuple[int, int, int]] = {
@@ -154,7 +152,9 @@ class Vm:
         self.thp = "always"
         self._parse(cmdline)
         self._caches = self._create_caches()
-        self.zero_pfn = self._zero_page()
+        self.zero_pfn: int = kernel.init_mm.zero_pfn
+        if self.zero_pfn < 0:
+            raise StateError("the kernel's image has no page of zeros")
         if totalram_pages < _THP_MIN_PAGES:
             self.thp = "never"
 
@@ -182,14 +182,6 @@ class Vm:
                 index = caches.kmem_cache_create(name, entry[column], align, entry[2], ctor=name in _CONSTRUCTED)
             created[name] = index
         return created
-
-    def _zero_page(self) -> int:
-        """Source: arch/x86/kernel/head_64.S:empty_zero_page @6.1.192, there part of the kernel image"""
-        pfn = self.page_alloc.alloc_pages(_GFP_ZERO_PAGE, 0)
-        if pfn == NO_FRAME:
-            raise StateError("no page is left for the zero page")
-        self.ram.clear(pfn << 12, 4096)
-        return pfn
 
     def alloc_pid(self) -> int:
         """Return the next number of a process that is free.
@@ -223,7 +215,11 @@ class Vm:
 
     def alloc_object(self, cache: str, gfp: int = GFP_KERNEL) -> int | None:
         """Allocate one of the kernel's structures; its physical address, None if there is no memory."""
-        address: int | None = self.kernel.slub.kmem_cache_alloc(self._caches[cache], gfp)
+        index = self._caches[cache]
+        kernel = self.kernel
+        if kernel.aids and any(aid.should_failslab(kernel.slub.geometries[index], gfp) for aid in kernel.aids):
+            return None
+        address: int | None = kernel.slub.kmem_cache_alloc(index, gfp)
         return address
 
     def free_object(self, cache: str, address: int) -> None:
