@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kmem.errors import UsageError
-from kmem.mm.fault_inject import FailingAllocator, FaultInjection, setup_fault_attr
+from kmem.mm.fault_inject import FailingAllocator, FaultInjection, fail_mempool, setup_fault_attr
 from kmem.mm.gfp import __GFP_NOFAIL, __GFP_NOWARN, GFP_ATOMIC, GFP_HIGHUSER, GFP_KERNEL, GFP_NOWAIT
 from kmem.mm.printk import Printk
 from kmem.mm.task import Task
@@ -239,3 +239,15 @@ def test_a_failing_allocator():
     alloc.times = -1
     assert [alloc(1, "a") for _ in range(3)] == [None] * 3
     assert alloc.times == -1
+
+
+def test_a_pool_whose_allocator_fails():
+    pool = SimpleNamespace(alloc=lambda gfp, data: "fresh")
+    alloc = fail_mempool(pool, 2)
+    assert [pool.alloc(0, 0) for _ in range(3)] == [None, None, "fresh"]
+    assert fail_mempool(pool) is alloc is pool.alloc
+    assert pool.alloc(0, 0) is None
+    fail_mempool(pool, 0)
+    assert pool.alloc(0, 0) == "fresh"
+    with pytest.raises(UsageError, match="-2 calls"):
+        fail_mempool(pool, -2)

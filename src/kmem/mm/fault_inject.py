@@ -37,6 +37,7 @@ __all__ = [
     "FaultCache",
     "FaultHost",
     "FaultInjection",
+    "fail_mempool",
     "setup_fault_attr",
 ]
 
@@ -473,3 +474,36 @@ class FailingAllocator:
             self.times -= self.times > 0
             return None
         return self._alloc(*args)
+
+
+class _Pool(Protocol):
+    alloc: Callable[..., Any]
+
+
+def fail_mempool(pool: _Pool, times: int = -1) -> FailingAllocator:
+    """Make the next `times` calls of a memory pool's allocator fail, so that the pool lives on its reserve.
+
+    Parameters
+    ----------
+    pool : Mempool
+    times : int, optional
+        How many calls; -1 for all, 0 for none any more.
+
+    Returns
+    -------
+    FailingAllocator
+        Stands in front of the pool's allocator from now on.
+
+    Raises
+    ------
+    UsageError
+        `times` is less than -1.
+    """
+    if times < -1:
+        raise UsageError(f"{times} calls cannot fail", remedy="give a number of calls, or -1 for all")
+    alloc = pool.alloc
+    if not isinstance(alloc, FailingAllocator):
+        alloc = FailingAllocator(alloc, 0)
+        pool.alloc = alloc
+    alloc.times = times
+    return alloc
