@@ -19,9 +19,9 @@ from kmem.linux.gfp import (
     GFP_ATOMIC,
     GFP_KERNEL,
     GFP_NOWAIT,
-    __get_free_pages,
     free_pages,
 )
+from kmem.linux.gfp import __get_free_pages as get_free_pages
 from kmem.linux.slab import (
     SLAB_HWCACHE_ALIGN,
     SLAB_POISON,
@@ -94,7 +94,7 @@ class Program:
             return self.take("vmalloc", vmalloc(size), size)
         if choice < 0.78:
             order = self.rng.randrange(4)
-            return self.take("pages", __get_free_pages(self.gfp(), order), 4096 << order)
+            return self.take("pages", get_free_pages(self.gfp(), order), 4096 << order)
         number = self.rng.randrange(len(self.caches))
         if choice < 0.84:
             objects: list[int] = []
