@@ -15,7 +15,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
 
-from kmem.mm import gfp_api, highmem, slab_api, slub_validate, struct_page, syscalls, uaccess, vmalloc_api
+from kmem.mm import (
+    gfp_api,
+    highmem,
+    pressure_api,
+    shrinker,
+    slab_api,
+    slub_validate,
+    struct_page,
+    syscalls,
+    uaccess,
+    vmalloc_api,
+)
 from kmem.mm import ioremap as io
 from kmem.mm.kernel import BoundCall
 
@@ -127,6 +138,22 @@ class KernelCalls:
     vunmap = ApiCall(vmalloc_api.vunmap)
     vzalloc = ApiCall(vmalloc_api.vzalloc)
     vzalloc_node = ApiCall(vmalloc_api.vzalloc_node)
+
+    # files, swap, and what frees memory
+
+    compact_memory = ApiCall(pressure_api.compact_memory)
+    delete_file = ApiCall(pressure_api.delete_file)
+    drop_caches = ApiCall(pressure_api.drop_caches)
+    open_file = ApiCall(pressure_api.open_file)
+    read_file = ApiCall(pressure_api.read_file)
+    register_shrinker = ApiCall(shrinker.register_shrinker)
+    show_mem = ApiCall(pressure_api.show_mem)
+    swapoff = ApiCall(pressure_api.swapoff)
+    swapon = ApiCall(pressure_api.swapon)
+    sync = ApiCall(pressure_api.sync)
+    synchronize_shrinkers = ApiCall(shrinker.synchronize_shrinkers)
+    unregister_shrinker = ApiCall(shrinker.unregister_shrinker)
+    write_file = ApiCall(pressure_api.write_file)
 
     # device memory
 

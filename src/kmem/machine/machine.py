@@ -31,6 +31,7 @@ from kmem.machine.description import Knob, MachineDescription
 from kmem.machine.kernel import PAGE_OFFSET, make_kernel
 from kmem.machine.memory_access import MemoryAccess
 from kmem.machine.observe import view_machine
+from kmem.machine.pressure import PRESSURE_SYSCTLS, pressure_sysctl
 from kmem.machine.process import Process
 from kmem.machine.sched import Sched
 from kmem.machine.task_calls import TaskCalls
@@ -388,7 +389,8 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
         name : str
             ``vm.min_free_kbytes``, ``vm.watermark_scale_factor``,
             ``vm.watermark_boost_factor``, ``vm.percpu_pagelist_high_fraction``
-            or ``vm.lowmem_reserve_ratio``; ``vm.`` may be left out.
+            or ``vm.lowmem_reserve_ratio``; those of reclaim are listed at
+            :func:`kmem.machine.pressure.pressure_sysctl`. ``vm.`` may be left out.
         value : int or sequence of int, optional
             What to write. Watermarks, reserves and list sizes follow as in
             the kernel; reading ``lowmem_reserve_ratio`` recomputes the reserves, too.
@@ -400,6 +402,8 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
         """
         self._check_running()
         key = name.removeprefix("vm.")
+        if key in PRESSURE_SYSCTLS:
+            return pressure_sysctl(self.kernel.reclaim, key, value)
         if value is None and key == "lowmem_reserve_ratio":
             value = list(self.zones.tunables.lowmem_reserve_ratio)
         if value is not None:
@@ -429,6 +433,7 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
             self._kernel.vmalloc.validate()
             self._kernel.init_mm.validate()
             self._kernel.highmem.validate()
+            self._kernel.reclaim.validate()
             if self._kernel.vm is not None:
                 validate_processes(self._kernel.vm)
         self.slub.validate()

@@ -10,9 +10,10 @@ Source: mm/page_alloc.c:__alloc_pages_direct_reclaim, __alloc_pages_direct_compa
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from kmem.errors import ConfigError
 from kmem.machine.observe import slab_pages, view_caches
 from kmem.mm.gfp import __GFP_DMA, __GFP_DMA32, __GFP_NOWARN
 from kmem.mm.hooks import CompactResult, Hooks, Request
@@ -27,11 +28,49 @@ from kmem.mm.task import PF_MEMALLOC
 if TYPE_CHECKING:
     from kmem.mm.kernel import Kernel
 
-__all__ = ["Pressure", "make_reclaim"]
+__all__ = ["PRESSURE_SYSCTLS", "Pressure", "make_reclaim", "pressure_sysctl"]
 
 _DMA, _DMA32, _NOWARN = __GFP_DMA, __GFP_DMA32, __GFP_NOWARN
 _TICK_NS = 4_000_000
 _MAX_REQUESTS = 64
+
+#: Sysctls of reclaim: which part keeps them, and the highest value that the kernel takes.
+PRESSURE_SYSCTLS: Mapping[str, tuple[str, int]] = {
+    "swappiness": ("vmscan", 200),
+    "dirty_background_ratio": ("filemap", 100),
+    "dirty_ratio": ("filemap", 100),
+    "extfrag_threshold": ("compaction", 1000),
+    "compact_unevictable_allowed": ("compaction", 1),
+    "panic_on_oom": ("oom", 2),
+    "oom_kill_allocating_task": ("oom", (1 << 31) - 1),
+    "oom_dump_tasks": ("oom", (1 << 31) - 1),
+}
+
+
+def pressure_sysctl(reclaim: Reclaim, key: str, value: object = None) -> int:
+    """Read a sysctl of reclaim, or write it first; its value.
+
+    Parameters
+    ----------
+    reclaim : Reclaim
+    key : str
+        ``swappiness``, ``dirty_background_ratio``, ``dirty_ratio``, ``extfrag_threshold``,
+        ``compact_unevictable_allowed``, ``panic_on_oom``, ``oom_kill_allocating_task`` or ``oom_dump_tasks``.
+    value : int, optional
+
+    Raises
+    ------
+    ConfigError
+        If the kernel would refuse the value.
+
+    Source: kernel/sysctl.c:vm_table, mm/oom_kill.c:vm_oom_kill_table @6.1.192
+    """
+    part, highest = PRESSURE_SYSCTLS[key]
+    if value is not None:
+        if not isinstance(value, int) or not 0 <= value <= highest:
+            raise ConfigError(f"{value!r} for vm.{key}", remedy=f"give a number from 0 to {highest}")
+        setattr(getattr(reclaim, part), key, value)
+    return int(getattr(getattr(reclaim, part), key))
 
 
 class Pressure(Hooks):

@@ -148,7 +148,7 @@ class Compaction:
     zones : list of ZoneCompaction
     extfrag_threshold : int
         The sysctl ``vm.extfrag_threshold``: an index up to this means want of memory.
-    unevictable_allowed : bool
+    compact_unevictable_allowed : int
         The sysctl ``vm.compact_unevictable_allowed``.
     """
 
@@ -159,7 +159,7 @@ class Compaction:
         self.page_alloc = reclaim.page_alloc
         self.zones = [ZoneCompaction() for _ in range(len(reclaim.zones))]
         self.extfrag_threshold = 500
-        self.unevictable_allowed = True
+        self.compact_unevictable_allowed = 1
         self._block = 1 << reclaim.pageblock_order
         pages = reclaim.memmap.pages_array
         self._kind, self._order, self._flags, self._zone = (pages[name] for name in ("kind", "order", "flags", "zone"))
@@ -500,7 +500,7 @@ class Compaction:
             return False
         if not cc.gfp_mask & _GFP_FS and mapping is not None:
             return False
-        if folio.flags & PG_UNEVICTABLE and not self.unevictable_allowed:
+        if folio.flags & PG_UNEVICTABLE and not self.compact_unevictable_allowed:
             return False
         if cc.mode != MIGRATE_SYNC and folio.flags & PG_WRITEBACK:
             return False

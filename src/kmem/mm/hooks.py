@@ -106,3 +106,9 @@ class Hooks:
 
         Source: mm/page_alloc.c:warn_alloc @6.1.192
         """
+
+    def slab_out_of_memory(self, cache: int, gfp: int, node: int) -> None:
+        """A slab cache got no page for a new slab: the kernel would print a report here.
+
+        Source: mm/slub.c:slab_out_of_memory @6.1.192
+        """

@@ -233,6 +233,7 @@ class Slub(PartialSlabs):
             slab = self.new_slab(cache, gfp, node)
             if slab == NO_SLAB:
                 self.caches[cache].failures += 1
+                self.allocator.hooks.slab_out_of_memory(cache, gfp, node)
                 return NULL_OBJECT
             if debug:
                 index = self.alloc_single_from_new_slab(cache, slab)
