@@ -47,7 +47,9 @@ PLACES = {
         ("    if aids:\n        kernel.tell_slab_alloc(kernel.page_offset + phys, size, None, gfp)\n", ""),
         ("    if kernel.watch & WATCH_AIDS:\n        kernel.tell_slab_free(addr)\n", ""),
         (
-            "    if kernel.watch & WATCH_AIDS:\n        for addr in addresses:\n            kernel.tell_slab_free(addr)\n",
+            "    if kernel.watch & WATCH_AIDS:\n"
+            "        for addr in addresses:\n"
+            "            kernel.tell_slab_free(addr)\n",
             "",
         ),
     ],
@@ -57,11 +59,16 @@ PLACES = {
     ],
     "page_alloc.py": [
         (
-            "        if self.watch is None:\n            return self.get_pages(node, gfp, order)\n",
-            "        return self.get_pages(node, gfp, order)\n",
+            "        if self.trace.enabled and self._watch is not None and self._watch.should_fail(gfp, order):\n"
+            "            return _NONE\n",
+            "",
         ),
-        ("        if self.watch is not None:\n            self.watch.freed(pfn, order)\n", ""),
-        ("            if self.watch is not None:\n                self.watch.allocated(pfn, 0, gfp)\n", ""),
+        (
+            "            if self._watch is not None and pfn != _NONE:\n"
+            "                self._watch.allocated(pfn, order, gfp)\n",
+            "",
+        ),
+        ("            if self._watch is not None:\n                self._watch.freed(pfn, order)\n", ""),
     ],
 }
 
@@ -144,13 +151,26 @@ def against_malloc(pairs: int, rounds: int) -> None:
         print(f"{name:36} {nanoseconds:6.1f} ns  {statistics.median(ratios[name]):.2f} times as long")
 
 
+# Compiles the modules named on its command line as setup.py would compile them.
+COMPILE = """
+import runpy, sys
+import Cython.Build, setuptools
+real_cythonize, real_setup, asked = Cython.Build.cythonize, setuptools.setup, {}
+Cython.Build.cythonize = lambda modules, **options: asked.update(options, modules=modules)
+setuptools.setup = lambda **_: None
+runpy.run_path("setup.py")
+names = sys.argv[1:]
+modules = [module for module in asked.pop("modules") if module.name in names]
+real_setup(script_args=["-q", "build_ext", "--inplace"], ext_modules=real_cythonize(modules, quiet=True, **asked))
+"""
+
+
 def build_without_aids(folder: Path) -> Path:
-    """Build the package from sources without the places of :data:`PLACES`; its folder of packages."""
-    for name in ("src", "setup.py", "pyproject.toml", "README.md"):
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.so", "*.c", "__pycache__"))
-        else:
-            shutil.copy(ROOT / name, folder / name)
+    """Copy the package, and compile the modules of :data:`PLACES` anew without them; the folder of packages."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "src", folder / "src", ignore=ignored)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder / name)
     for name, places in PLACES.items():
         path = folder / "src/kmem/mm" / name
         text = path.read_text()
@@ -159,7 +179,10 @@ def build_without_aids(folder: Path) -> Path:
                 raise SystemExit(f"{name} has changed, this script has not: nothing there reads\n{there}")
             text = text.replace(there, instead)
         path.write_text(text)
-    subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], check=True, cwd=folder)
+        for old in (folder / "src/kmem/mm").glob(f"{path.stem}.*.so"):
+            old.unlink()
+    modules = [f"kmem.mm.{Path(name).stem}" for name in PLACES]
+    subprocess.run([sys.executable, "-c", COMPILE, *modules], check=True, cwd=folder, stdout=subprocess.DEVNULL)
     return folder / "src"
 
 
