@@ -367,7 +367,7 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
         Parameters
         ----------
         addr : int
-            Address in the linear map.
+            Kernel address, of the linear map or the vmalloc area.
         kind : type
             A ``ctypes.Structure``, ``Union``, array or simple type. Its layout is that of the host:
             ``c_long`` and pointers are eight bytes there even if the machine is an i386.
@@ -377,7 +377,9 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
         UsageError
             If nothing is mapped there.
         """
-        return kind.from_buffer(self.memory(addr, ctypes.sizeof(kind)))
+        layout: Any = kind
+        instance: T = layout.from_buffer(self.memory(addr, ctypes.sizeof(kind)))
+        return instance
 
     # Sysctls
 
