@@ -281,8 +281,18 @@ def test_aids_of_the_command_line():
             with pytest.raises(RuntimeError, match="is off"):
                 getattr(m, name)
         m.enable_kmemleak()
+        m.enable_page_owner()
+        m.enable_mem_profiling()
+        _ = m.faults
+        assert len(m.kernel.aids) == 3
+        assert m.page_alloc.watch is not None
         m.disable_kmemleak()
+        m.disable_page_owner()
+        m.disable_mem_profiling()
+        m.disable_faults()
         assert m.kernel.aids == ()
+        assert m.page_alloc.watch is None
+        assert m.trace.enabled == 0
 
 
 def test_zoneinfo_counts_the_page_cache(m):

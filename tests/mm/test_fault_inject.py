@@ -22,7 +22,13 @@ OTHER = SimpleNamespace(name="other", object_size=32)
 
 
 def host() -> SimpleNamespace:
-    return SimpleNamespace(current=Task(1, "init"), preempt_count=0, printk=Printk(Clock()))
+    return SimpleNamespace(
+        current=Task(1, "init"),
+        preempt_count=0,
+        printk=Printk(Clock()),
+        arch="x86_64",
+        page_alloc=SimpleNamespace(cpu=0),
+    )
 
 
 def faults(cmdline: str = "", seed: int = 1) -> FaultInjection:
@@ -186,8 +192,8 @@ def test_the_stack_is_shown_at_verbose_2():
     subject.failslab.configure(probability=100)
     assert subject.should_failslab(CACHE, GFP_ATOMIC)
     lines = subject._host.printk.text().splitlines()
-    assert lines[2:4] == ["Call Trace:", " <TASK>"]
-    assert lines[4].startswith(" test_the_stack_is_shown_at_verbose_2 (test_fault_inject.py:")
+    assert lines[2:5] == ["CPU: 0 PID: 1 Comm: init Not tainted 6.1.0-56-amd64", "Call Trace:", " <TASK>"]
+    assert lines[5].startswith(" test_the_stack_is_shown_at_verbose_2 (test_fault_inject.py:")
     assert lines[-1] == " </TASK>"
 
 

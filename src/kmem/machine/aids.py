@@ -79,6 +79,16 @@ class MachineAids:
         faults: FaultInjection = kernel.faults
         return faults
 
+    def disable_faults(self) -> None:
+        """Switch fault injection off: nothing fails, and no request is asked any more. What was set is lost."""
+        kernel = self.kernel
+        if kernel.faults is None:
+            return
+        kernel.remove_aid(kernel.faults)
+        kernel.faults = None
+        self._page_watch().faults = None
+        self._unwatch()
+
     @property
     def failslab(self) -> Failslab:
         """Which requests for objects fail: ``m.failslab.probability = 10``."""
@@ -126,6 +136,17 @@ class MachineAids:
             allocator.watch = PageWatch()
         return allocator.watch
 
+    def _unwatch(self) -> None:
+        """Let nobody hear of pages if nobody wants to."""
+        watch = self.kernel.page_alloc.watch
+        if watch is not None and watch.faults is None and watch.owner is None:
+            self.kernel.page_alloc.watch = None
+
+    def disable_page_owner(self) -> None:
+        """Record no more owners of pages, and forget those on record."""
+        self._page_watch().owner = None
+        self._unwatch()
+
     def enable_page_owner(self) -> PageOwner:
         """Put the owner of each block of pages on record from now on. Returns the records."""
         watch = self._page_watch()
@@ -155,6 +176,12 @@ class MachineAids:
         tags = AllocTags()
         self.kernel.add_aid(tags)
         return tags
+
+    def disable_mem_profiling(self) -> None:
+        """Count no more, and forget what is counted."""
+        for aid in self.kernel.aids:
+            if isinstance(aid, AllocTags):
+                self.kernel.remove_aid(aid)
 
     @property
     def alloc_tags(self) -> AllocTags:

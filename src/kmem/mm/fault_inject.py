@@ -21,13 +21,16 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Final, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from kmem.errors import UsageError
 from kmem.mm.aids import Aid
 from kmem.mm.callers import Site, stack_sites
+from kmem.mm.dump_stack import dump_stack
 from kmem.mm.gfp import __GFP_DIRECT_RECLAIM, __GFP_HIGHMEM, __GFP_NOFAIL, __GFP_NOWARN
-from kmem.mm.task import Task
+
+if TYPE_CHECKING:
+    from kmem.mm.kernel import Kernel
 
 __all__ = [
     "FailPageAlloc",
@@ -35,7 +38,6 @@ __all__ = [
     "Failslab",
     "FaultAttr",
     "FaultCache",
-    "FaultHost",
     "FaultInjection",
     "fail_mempool",
     "setup_fault_attr",
@@ -57,22 +59,6 @@ _NOFAIL: Final = __GFP_NOFAIL
 _NOWARN: Final = __GFP_NOWARN
 
 
-class FaultHost(Protocol):
-    """What fault injection needs of the running kernel."""
-
-    @property
-    def current(self) -> Task:
-        """The task that runs."""
-
-    @property
-    def preempt_count(self) -> int:
-        """Nesting of preemption and interrupts, in the kernel's bit layout."""
-
-    @property
-    def printk(self) -> Any:
-        """The kernel's log."""
-
-
 class FaultCache(Protocol):
     """What fault injection needs to know of a cache."""
 
@@ -92,7 +78,7 @@ class FaultAttr:
     ----------
     name : str
         Name of the directory (``failslab``).
-    host : FaultHost
+    host : Kernel
         The running kernel.
     rng : random.Random
         Where chance comes from.
@@ -136,7 +122,7 @@ class FaultAttr:
         "verbose",
     )
 
-    def __init__(self, name: str, host: FaultHost, rng: random.Random) -> None:
+    def __init__(self, name: str, host: Kernel, rng: random.Random) -> None:
         self._host = host
         self._rng = rng
         self.name = name
@@ -210,8 +196,7 @@ class FaultAttr:
             _KERN_NOTICE,
         )
         if self.verbose > 1:
-            places = "".join(f" {place}\n" for place in self.failed_at)
-            printk(f"Call Trace:\n <TASK>\n{places} </TASK>", _KERN_WARNING)
+            printk("\n".join(dump_stack(self._host)), _KERN_WARNING)
 
     def configure(self, **attributes: int | bool) -> None:
         """Set several attributes at once, by the names of the debugfs files with ``_`` for ``-``.
@@ -290,7 +275,7 @@ class Failslab(FaultAttr):
 
     __slots__ = ("cache_filter", "caches", "ignore_gfp_wait")
 
-    def __init__(self, host: FaultHost, rng: random.Random) -> None:
+    def __init__(self, host: Kernel, rng: random.Random) -> None:
         super().__init__("failslab", host, rng)
         self.ignore_gfp_wait = True
         self.cache_filter = False
@@ -329,7 +314,7 @@ class FailPageAlloc(FaultAttr):
 
     __slots__ = ("ignore_gfp_highmem", "ignore_gfp_wait", "min_order")
 
-    def __init__(self, host: FaultHost, rng: random.Random) -> None:
+    def __init__(self, host: Kernel, rng: random.Random) -> None:
         super().__init__("fail_page_alloc", host, rng)
         self.ignore_gfp_wait = True
         self.ignore_gfp_highmem = True
@@ -366,7 +351,7 @@ class FaultInjection(Aid):
 
     Parameters
     ----------
-    host : FaultHost
+    host : Kernel
         The running kernel.
     seed : int
         Seed of chance.
@@ -384,7 +369,7 @@ class FaultInjection(Aid):
         What the request was of that the last countdown made fail.
     """
 
-    def __init__(self, host: FaultHost, seed: int = 0, cmdline: str = "") -> None:
+    def __init__(self, host: Kernel, seed: int = 0, cmdline: str = "") -> None:
         self._host = host
         self.countdown = 0
         self.counted_down: FaultAttr | None = None
@@ -432,7 +417,8 @@ class FaultInjection(Aid):
 
         Source: fs/proc/base.c:proc_fail_nth_write @6.1.192
         """
-        return self._host.current.fail_nth
+        nth: int = self._host.current.fail_nth
+        return nth
 
     @fail_nth.setter
     def fail_nth(self, nth: int) -> None:
