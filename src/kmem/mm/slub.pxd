@@ -32,9 +32,9 @@ cdef class Slub(PartialSlabs):
     cdef int slab_free_slow(self, uint32_t cache, uint32_t slab, uint16_t head, uint16_t tail, uint16_t count) except -1
     cdef int free_to_partial_list(self, uint32_t cache, uint32_t slab, uint16_t head, uint16_t tail, uint16_t count) except -1
     cdef uint64_t kmalloc_large(self, uint64_t size, uint32_t gfp, int node) except? 0xFFFFFFFFFFFFFFFD
+    cdef uint64_t slab_alloc_bytes(self, uint32_t cache, uint32_t gfp, int node) except? 0xFFFFFFFFFFFFFFFD
     cdef uint64_t finish_alloc(self, uint32_t cache, uint64_t address, uint32_t gfp) except? 0xFFFFFFFFFFFFFFFD
     cdef uint64_t alloc_wild(self, CacheCpu *c) except? 0xFFFFFFFFFFFFFFFD
-    cdef uint64_t slab_alloc_bytes(self, uint32_t cache, CacheCpu *c, uint16_t index, uint32_t gfp) except? 0xFFFFFFFFFFFFFFFD
     cdef uint64_t word_at(self, uint64_t phys) noexcept
     cdef uint64_t hidden_word(self, Cache *s, uint64_t pointer, uint64_t phys) noexcept
     cdef bint slab_free_cpu(self, uint32_t cache, uint32_t slab, uint64_t address) except? -1

@@ -107,23 +107,27 @@ class Slub(PartialSlabs):
 
         Source: mm/slub.c:slab_alloc_node @6.1.192
         """
+        if self.ram_base:
+            return self.slab_alloc_bytes(cache, gfp, node)
         c: cython.pointer(CacheCpu) = cython.address(self.cpus[cache * self.nr_cpus + self.allocator.cpu])
         index: cython.ushort = c.freelist
         link: cython.uint
-        if index >= WILD or (node >= 0 and self.pages[c.slab].zone // MAX_NR_ZONES != node):
-            return self.finish_alloc(cache, self.slab_alloc_slow(cache, gfp, node), gfp)
+        if index == NO_OBJECT or (node >= 0 and self.pages[c.slab].zone // MAX_NR_ZONES != node):
+            return self.slab_alloc_slow(cache, gfp, node)
         link = c.slots + index
-        if self.ram_base:
-            return self.slab_alloc_bytes(cache, c, index, gfp)
         c.freelist = self.links[link]
         self.links[link] = IN_USE
         return (cython.cast(cython.ulonglong, c.slab) << _PAGE_SHIFT) + c.red_left_pad + index * c.size
 
-    def slab_alloc_bytes(self, cache, c, index, gfp):
-        """Take an object from this CPU's freelist where objects have bytes: its free pointer says which is next.
+    def slab_alloc_bytes(self, cache, gfp, node):
+        """Take an object where objects have bytes: its free pointer in memory says what comes next.
 
-        Source: mm/slub.c:__slab_alloc_node, get_freepointer_safe @6.1.192
+        Source: mm/slub.c:slab_alloc_node, get_freepointer_safe @6.1.192
         """
+        c: cython.pointer(CacheCpu) = cython.address(self.cpus[cache * self.nr_cpus + self.allocator.cpu])
+        index: cython.ushort = c.freelist
+        if index >= WILD or (node >= 0 and self.pages[c.slab].zone // MAX_NR_ZONES != node):
+            return self.finish_alloc(cache, self.slab_alloc_slow(cache, gfp, node), gfp)
         s: cython.pointer(Cache) = cython.address(self.caches[cache])
         first: cython.ulonglong = (cython.cast(cython.ulonglong, c.slab) << _PAGE_SHIFT) + c.red_left_pad
         address: cython.ulonglong = first + index * c.size
@@ -166,8 +170,6 @@ class Slub(PartialSlabs):
         Source: mm/slub.c:maybe_wipe_obj_freeptr, mm/slab.h:slab_post_alloc_hook @6.1.192
         """
         init: cython.uint
-        if not self.ram_base:
-            return address
         if address != NULL_OBJECT:
             init = self.caches[cache].init
             if init & INIT_ON_FREE:
@@ -328,15 +330,12 @@ class Slub(PartialSlabs):
 
         Source: mm/slub.c:do_slab_free @6.1.192
         """
-        index: cython.ushort = 0
-        slab: cython.uint
-        cache: cython.uint
-        c: cython.pointer(CacheCpu)
         if self.ram_base:
             return self.slab_free_bytes(address)
-        slab = self.locate(address, cython.address(index))
-        cache = self.pages[slab].cache
-        c = cython.address(self.cpus[cache * self.nr_cpus + self.allocator.cpu])
+        index: cython.ushort = 0
+        slab: cython.uint = self.locate(address, cython.address(index))
+        cache: cython.uint = self.pages[slab].cache
+        c: cython.pointer(CacheCpu) = cython.address(self.cpus[cache * self.nr_cpus + self.allocator.cpu])
         if c.slab != slab:
             return self.slab_free_slow(cache, slab, index, index, 1)
         self.links[c.slots + index] = c.freelist
