@@ -5,6 +5,11 @@ Two reports of real kernels (``tests/data/logs/*oom*``) give a table of all
 processes.  From the table alone the model has to pick the victim that the
 kernel picked, and print the kernel's lines: the table, the summary and the
 line about the kill, byte for byte.
+
+A guest of 512 MiB (``oom-512M``) ran eight processes of different sizes and
+``oom_score_adj``, printed ``/proc/PID/oom_score`` of all, and had the OOM
+killer called six times: every score, and each of the six victims in turn, is
+the kernel's.
 """
 
 from __future__ import annotations
@@ -96,6 +101,46 @@ def test_victim_and_lines_are_the_kernels(path: Path) -> None:
 )
 def test_badness(task: Task, points: int | None) -> None:
     assert oom_badness(task, 4096) == points
+
+
+def guest() -> tuple[int, list[list[str]], list[tuple[list[Task], int]]]:
+    """Pages of memory, the lines about processes, and the table and victim of each kill."""
+    lines = (Path(__file__).parents[1] / "data/pressure/oom-512M.txt").read_text().splitlines()
+    pages = int(lines[0].split()[1]) // 4
+    shown = [line.split() for line in lines if line.startswith("P ")]
+    kills: list[tuple[list[Task], int]] = []
+    victims = [int(found[1]) for line in lines if (found := re.match(r"Out of memory: Killed process (\d+)", line))]
+    for line in lines:
+        row = ROW.fullmatch(line)
+        if line.startswith("Tasks state"):
+            kills.append(([], victims[len(kills)]))
+        elif row:
+            pid, total_vm, rss, pgtables, swapents, adj = map(int, row.groups()[:6])
+            task = process(pid, row[7], rss, total_vm=total_vm, pgtables=pgtables, swapents=swapents, adj=adj)
+            kills[-1][0].append(task)
+    return pages, shown, kills
+
+
+def test_scores_are_those_of_the_kernel() -> None:
+    pages, shown, _ = guest()
+    assert len(shown) > 15
+    for pid, score, adj, _, resident, *rest in (line[1:] for line in shown):
+        pgtables = 1024 * int(rest[rest.index("VmPTE:") + 1])
+        points = oom_badness(process(int(pid), "p", int(resident), pgtables=pgtables, adj=int(adj)), pages)
+        # fs/proc/base.c:proc_oom_score
+        ours = 0 if points is None else int((1000 + int(points * 1000 / pages)) * 2 / 3)
+        assert ours == int(score), pid
+
+
+def test_six_victims_in_the_kernels_order() -> None:
+    pages, _, kills = guest()
+    assert len(kills) == 6
+    for tasks, victim in kills:
+        oom = killer(tasks)
+        oom.totalpages = lambda: pages
+        chosen = oom.select_bad_process()
+        assert chosen.pid == victim
+    assert len({victim for _, victim in kills}) == 6
 
 
 def test_the_youngest_of_equals_is_chosen_and_negative_points_count() -> None:

@@ -82,11 +82,15 @@ class Kcompactd:
 
     def _thread(self, pgdat: Pgdat) -> None:
         """Source: mm/compaction.c:kcompactd @6.1.192."""
-        while True:
-            self._running.add(pgdat.node)
-            self._work(pgdat)
+        try:
+            while True:
+                self._running.add(pgdat.node)
+                self._work(pgdat)
+                self._running.discard(pgdat.node)
+                self.reclaim.kernel.sched.schedule("kcompactd_wait", state=TASK_INTERRUPTIBLE)
+        finally:
             self._running.discard(pgdat.node)
-            self.reclaim.kernel.sched.schedule(f"kcompactd{pgdat.node}", state=TASK_INTERRUPTIBLE)
+            self._threads[pgdat.node] = None
 
     def _work(self, pgdat: Pgdat) -> None:
         if pgdat.kcompactd_max_order > 0:

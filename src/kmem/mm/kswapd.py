@@ -177,11 +177,15 @@ class Kswapd:
         """Source: mm/vmscan.c:kswapd @6.1.192."""
         sched = self.reclaim.kernel.sched
         self.reclaim.page_alloc.task_flags = self.tasks[pgdat.node].flags
-        while True:
-            self._running.add(pgdat.node)
-            self._work(pgdat)
+        try:
+            while True:
+                self._running.add(pgdat.node)
+                self._work(pgdat)
+                self._running.discard(pgdat.node)
+                sched.schedule("kswapd_wait", state=TASK_INTERRUPTIBLE)
+        finally:  # a shrinker raised something: the next one who needs kswapd makes another
             self._running.discard(pgdat.node)
-            sched.schedule(f"kswapd{pgdat.node}", state=TASK_INTERRUPTIBLE)
+            self._threads[pgdat.node] = None
 
     def _work(self, pgdat: Pgdat) -> None:
         """Balance the node until kswapd may go to sleep.
@@ -243,8 +247,10 @@ class Kswapd:
             for zone in reclaim.managed_zones(pgdat.node, highest_zoneidx)
         }
         boosts = {zone: boost for zone, boost in boosts.items() if boost}
-        self._balance(pgdat, sc, highest_zoneidx, sum(boosts.values()))
-        self._set_reclaim_active(pgdat, highest_zoneidx, False)
+        try:
+            self._balance(pgdat, sc, highest_zoneidx, sum(boosts.values()))
+        finally:
+            self._set_reclaim_active(pgdat, highest_zoneidx, False)
         for zone, boost in boosts.items():
             now = int(reclaim.zones["watermark_boost"][zone])
             reclaim.zones["watermark_boost"][zone] = now - min(now, boost)
