@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
+from queue import SimpleQueue
+from threading import Semaphore, Thread
 from typing import Any
 
 import numpy as np
@@ -660,13 +662,59 @@ def collect(
         The trace is damaged beyond reading, or holds no kmem event.
     """
     counter = StatCounter(node_of_cpu=_nodes(reader), addresses=addresses, stacks=stacks)
-    for batch in reader:
-        if window is not None:
-            batch = _within(batch, *window)
-        counter.feed(batch, wanted.wanted(batch) if wanted is not None and len(batch) else None)
-        if progress is not None:
-            progress(*reader.progress)
+    feeder = _Feeder(counter)
+    try:
+        for batch in reader:
+            if window is not None:
+                batch = _within(batch, *window)
+            if len(batch):
+                feeder.feed(batch, wanted.wanted(batch) if wanted is not None else None)
+            if progress is not None:
+                progress(*reader.progress)
+    finally:
+        feeder.close()
     return Stat(counter, reader)
+
+
+class _Feeder:
+    """Counts one batch in a second thread, without the interpreter's lock, while the next one is being read."""
+
+    def __init__(self, counter: StatCounter) -> None:
+        self._counter = counter
+        self._work: SimpleQueue[tuple[EventBatch, npt.NDArray[np.bool_] | None] | None] = SimpleQueue()
+        self._begun = Semaphore(0)
+        self._done = Semaphore(1)
+        self._error: BaseException | None = None
+        self._thread = Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            try:
+                # the reader takes the lock again as soon as the counter lets go of it
+                self._begun.release()
+                self._counter.feed(*work)
+            except BaseException as error:
+                self._error = error
+            del work
+            self._done.release()
+
+    def feed(self, batch: EventBatch, wanted: npt.NDArray[np.bool_] | None) -> None:
+        """Have a batch counted; returns when that has begun."""
+        self._done.acquire()
+        if self._error is not None:
+            self._done.release()
+            return
+        self._work.put((batch, wanted))
+        self._begun.acquire()
+
+    def close(self) -> None:
+        """Wait for the last batch, and raise what went wrong."""
+        self._done.acquire()
+        self._work.put(None)
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
 
 
 def _nodes(reader: TraceReader) -> dict[int, int]:

@@ -2,6 +2,9 @@
 # C-level interface of kmem.analysis.stat_count: who allocates, counted event by event.
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+cdef extern from *:
+    void __builtin_prefetch(const void *) nogil
+
 cdef enum:
     NR_BUCKETS = 32           # of the timeline
     NONE = 0xFFFFFFFF
@@ -50,11 +53,11 @@ cdef class LiveTable:
     cdef Object *slots
     cdef uint64_t mask
     cdef readonly uint64_t count
-    cdef Object *find(self, uint64_t key) noexcept
-    cdef int reserve(self) except -1
-    cdef Object *add(self, uint64_t key) noexcept
-    cdef int remove(self, Object *slot) noexcept
-    cdef int grow(self) except -1
+    cdef Object *find(self, uint64_t key) noexcept nogil
+    cdef int reserve(self) except -1 nogil
+    cdef Object *add(self, uint64_t key) noexcept nogil
+    cdef int remove(self, Object *slot) noexcept nogil
+    cdef int grow(self) except -1 nogil
 
 cdef class StatCounter:
     cdef Group *groups
@@ -86,11 +89,12 @@ cdef class StatCounter:
     cdef uint16_t[::1] pending_types
     cdef int nr_pending
 
-    cdef uint32_t group_of(self, uint32_t site, uint32_t cache, uint64_t size, int kind, int flavour) except? 0xFFFFFFFE
-    cdef uint32_t task_of(self, int32_t pid, uint32_t comm) except? 0xFFFFFFFE
-    cdef uint32_t page_group_of(self, uint32_t gfp_text, uint32_t gfp, int order, int migratetype) except? 0xFFFFFFFE
-    cdef int bucket(self, int64_t time_ns) except -1
-    cdef int fold(self) except -1
-    cdef int reserve_address(self) except -1
-    cdef Address *address(self, uint64_t key) noexcept
-    cdef int settle(self, int cpu, int32_t pid, uint32_t site, uint32_t task) except -1
+    cdef uint32_t group_of(self, uint32_t site, uint32_t cache, uint64_t size, int kind, int flavour) except? 0xFFFFFFFE nogil
+    cdef uint32_t task_of(self, int32_t pid, uint32_t comm) except? 0xFFFFFFFE nogil
+    cdef uint32_t page_group_of(self, uint32_t gfp_text, uint32_t gfp, int order, int migratetype) except? 0xFFFFFFFE nogil
+    cdef int bucket(self, int64_t time_ns) except -1 nogil
+    cdef int fold(self) except -1 nogil
+    cdef int reserve_address(self) except -1 nogil
+    cdef Address *address(self, uint64_t key) noexcept nogil
+    cdef int settle(self, int cpu, int32_t pid, uint32_t site, uint32_t task) except -1 nogil
+    cdef int fallback(self, int order, int fallback_order, int migratetype, int fallback_type, bint changed) except -1 nogil

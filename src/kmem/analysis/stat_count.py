@@ -63,9 +63,11 @@ GFP_ACCOUNT = cython.declare(uint32_t, 0x400000)
 SPREAD = cython.declare(uint64_t, 0x1E3779B97F4A7C15)
 MOST_GROUPS = cython.declare(uint32_t, 1 << 20)
 PAGE_SHIFT = cython.declare(uint32_t, 12)
+AHEAD = cython.declare(cython.int, 12)
 
 
 @cython.cfunc
+@cython.nogil
 @cython.inline
 @cython.exceptval(check=False)
 @cython.overflowcheck(False)  # the multiplication is meant to wrap
@@ -76,6 +78,7 @@ def spread(key: uint64_t) -> uint64_t:
 
 
 @cython.cfunc
+@cython.nogil
 @cython.inline
 @cython.exceptval(check=False)
 @cython.overflowcheck(False)  # bits that are shifted out are not needed
@@ -111,6 +114,7 @@ class LiveTable:
         return found[np.lexsort((found["key"], found["time_ns"]))]
 
     @cython.cfunc
+    @cython.nogil
     @cython.inline
     @cython.exceptval(check=False)
     def find(self, key: uint64_t) -> cython.pointer(Object):
@@ -123,6 +127,7 @@ class LiveTable:
         return cython.NULL
 
     @cython.cfunc
+    @cython.nogil
     @cython.inline
     @cython.exceptval(-1, check=False)
     def reserve(self) -> cython.int:
@@ -132,6 +137,7 @@ class LiveTable:
         return 0
 
     @cython.cfunc
+    @cython.nogil
     @cython.inline
     @cython.exceptval(check=False)
     def add(self, key: uint64_t) -> cython.pointer(Object):
@@ -145,6 +151,7 @@ class LiveTable:
         return cython.address(self.slots[at])
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(check=False)
     def remove(self, slot: cython.pointer(Object)) -> cython.int:
         """Remove an entry; those behind it move up, so that no mark has to be left."""
@@ -164,6 +171,7 @@ class LiveTable:
         return 0
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(-1, check=False)
     def grow(self) -> cython.int:
         """Double the table."""
@@ -171,7 +179,8 @@ class LiveTable:
         room: uint64_t = self.mask + 1
         slots: cython.pointer(Object) = cython.cast(cython.pointer(Object), calloc(room * 2, cython.sizeof(Object)))
         if slots is cython.NULL:
-            raise MemoryError
+            with cython.gil:
+                raise MemoryError
         i: uint64_t
         at: uint64_t
         self.slots = slots
@@ -313,6 +322,8 @@ class StatCounter:
             if top > self.stack_hits.shape[0]:
                 self.stack_hits = np.concatenate([self.stack_hits, np.zeros(top, np.uint64)])
                 self.stack_bytes = np.concatenate([self.stack_bytes, np.zeros(top, np.uint64)])
+        objects: LiveTable = self.objects
+        pages: LiveTable = self.pages
         i: cython.Py_ssize_t
         e: cython.int
         here: cython.int
@@ -331,178 +342,198 @@ class StatCounter:
             self.origin_ns = time_ns[0]
         if self.events == 0:
             self.first_ns = time_ns[0]
-        for i in range(n):
-            e = event[i]
-            if e == EV_LOST:
-                self.lost_marks += 1
-                continue
-            self.events += 1
-            if time_ns[i] > self.last_ns:
-                self.last_ns = time_ns[i]
-            here = min(cpu[i], MOST_CPUS)
-            if e <= EV_KMEM_CACHE_ALLOC_NODE:
-                if filtered and not mask[i]:
+        # another thread may read the next batch meanwhile
+        with cython.nogil:
+            for i in range(n):
+                e = event[i]
+                if i + AHEAD < n and event[i + AHEAD] <= EV_KMEM_CACHE_FREE:
+                    # where an object is looked up is rarely in the processor's cache: ask for it early
+                    __builtin_prefetch(cython.address(objects.slots[spread(target[i + AHEAD]) & objects.mask]))
+                if e == EV_LOST:
+                    self.lost_marks += 1
                     continue
-                kind = KIND_KMALLOC if e <= EV_KMALLOC_NODE else KIND_CACHE
-                flavour = 0
-                if kind == KIND_KMALLOC:
-                    if gfp[i] & GFP_DMA:
-                        flavour = 1
-                    elif gfp[i] & GFP_RECLAIMABLE:
-                        flavour = 2
-                    elif gfp[i] & GFP_ACCOUNT:
-                        flavour = 3
-                size = bytes_alloc[i]
-                g = self.group_of(call_site[i], cache[i], size, kind, flavour)
-                group = cython.address(self.groups[g])
-                t = self.task_of(pid[i], comm[i])
-                task = cython.address(self.tasks[t])
-                if self.nr_pending and self.pending_types[here]:
-                    self.settle(here, pid[i], call_site[i], t)
-                if flags[i] & EF_FAILED:
-                    group.failed += 1
-                    task.failed += 1
-                    continue
-                group.hits += 1
-                group.bytes_req += bytes_req[i]
-                group.bytes_alloc += size
-                task.hits += 1
-                task.bytes_req += bytes_req[i]
-                task.bytes_alloc += size
-                if node[i] >= 0 and self.node_of_cpu[here] >= 0 and node[i] != self.node_of_cpu[here]:
-                    group.cross_node += 1
-                if has_stack:
-                    s = stack[i]
-                    self.stack_hits[s] += 1
-                    self.stack_bytes[s] += size
-                self.buckets[cython.cast(uint64_t, g) * NR_BUCKETS + self.bucket(time_ns[i])] += size
-                if flags[i] & EF_NO_POINTER:
-                    continue
-                live = self.objects.find(target[i])
-                if live is cython.NULL:
-                    self.objects.reserve()
-                    live = self.objects.add(target[i])
-                else:
-                    self.lost_frees += 1
-                live.bytes_req = bytes_req[i]
-                live.time_ns = time_ns[i]
-                live.group = g
-                live.task = t
-                live.stack = s
-                live.cpu = here
-                if self.keep_addresses:
-                    self.reserve_address()
-                    row = self.address(target[i])
-                    row.hits += 1
-                    row.bytes_req += bytes_req[i]
-                    row.bytes_alloc += size
-                    row.site = call_site[i]
-            elif e <= EV_KMEM_CACHE_FREE:
-                if target[i] == 0:
-                    self.null_frees += 1
-                    continue
-                live = self.objects.find(target[i])
-                if live is cython.NULL:
-                    if not flags[i] & EF_NO_POINTER:
-                        self.unknown_frees += 1
-                    continue
-                group = cython.address(self.groups[live.group])
-                group.frees += 1
-                group.bytes_freed += group.size
-                if live.cpu != here:
-                    group.pingpong += 1
+                self.events += 1
+                if time_ns[i] > self.last_ns:
+                    self.last_ns = time_ns[i]
+                here = min(cpu[i], MOST_CPUS)
+                if e <= EV_KMEM_CACHE_ALLOC_NODE:
+                    if filtered and not mask[i]:
+                        continue
+                    kind = KIND_KMALLOC if e <= EV_KMALLOC_NODE else KIND_CACHE
+                    flavour = 0
+                    if kind == KIND_KMALLOC:
+                        if gfp[i] & GFP_DMA:
+                            flavour = 1
+                        elif gfp[i] & GFP_RECLAIMABLE:
+                            flavour = 2
+                        elif gfp[i] & GFP_ACCOUNT:
+                            flavour = 3
+                    size = bytes_alloc[i]
+                    g = self.group_of(call_site[i], cache[i], size, kind, flavour)
+                    group = cython.address(self.groups[g])
+                    t = self.task_of(pid[i], comm[i])
+                    task = cython.address(self.tasks[t])
+                    if self.nr_pending and self.pending_types[here]:
+                        self.settle(here, pid[i], call_site[i], t)
+                    if flags[i] & EF_FAILED:
+                        group.failed += 1
+                        task.failed += 1
+                        continue
+                    group.hits += 1
+                    group.bytes_req += bytes_req[i]
+                    group.bytes_alloc += size
+                    task.hits += 1
+                    task.bytes_req += bytes_req[i]
+                    task.bytes_alloc += size
+                    if node[i] >= 0 and self.node_of_cpu[here] >= 0 and node[i] != self.node_of_cpu[here]:
+                        group.cross_node += 1
+                    if has_stack:
+                        s = stack[i]
+                        self.stack_hits[s] += 1
+                        self.stack_bytes[s] += size
+                    self.buckets[cython.cast(uint64_t, g) * NR_BUCKETS + self.bucket(time_ns[i])] += size
+                    if flags[i] & EF_NO_POINTER:
+                        continue
+                    live = objects.find(target[i])
+                    if live is cython.NULL:
+                        objects.reserve()
+                        live = objects.add(target[i])
+                    else:
+                        self.lost_frees += 1
+                    live.bytes_req = bytes_req[i]
+                    live.time_ns = time_ns[i]
+                    live.group = g
+                    live.task = t
+                    live.stack = s
+                    live.cpu = here
                     if self.keep_addresses:
                         self.reserve_address()
                         row = self.address(target[i])
-                        row.pingpong += 1
-                if e != EV_KFREE and cache[i]:
-                    group.named = cache[i]
-                task = cython.address(self.tasks[live.task])
-                task.frees += 1
-                task.bytes_freed += group.size
-                self.objects.remove(live)
-            elif e == EV_MM_PAGE_ALLOC:
-                if filtered and not mask[i]:
-                    continue
-                g = self.page_group_of(gfp_text[i], gfp[i], order[i], migratetype[i])
-                page_group = cython.address(self.page_groups[g])
-                t = self.task_of(pid[i], comm[i])
-                if self.nr_pending and self.pending_types[here] & 0x8000:
-                    self.settle(here, pid[i], 0, t)
-                elif self.nr_pending and self.pending_types[here]:
-                    self.pending_types[here] |= 0x8000
-                if flags[i] & EF_FAILED:
-                    page_group.failed += 1
-                    continue
-                page_group.hits += 1
-                size = cython.cast(uint64_t, 1) << (PAGE_SHIFT + order[i])
-                task = cython.address(self.tasks[t])
-                task.page_hits += 1
-                task.page_bytes += size
-                live = self.pages.find(target[i])
-                if live is cython.NULL:
-                    self.pages.reserve()
-                    live = self.pages.add(target[i])
-                else:
-                    self.lost_page_frees += 1
-                live.bytes_req = size
-                live.time_ns = time_ns[i]
-                live.group = g
-                live.task = t
-                live.stack = stack[i] if has_stack else 0
-                live.cpu = here
-                live.order = order[i]
-            elif e == EV_MM_PAGE_FREE:
-                size = cython.cast(uint64_t, 1) << (PAGE_SHIFT + order[i])
-                self.page_frees += 1
-                self.page_bytes_freed += size
-                live = self.pages.find(target[i])
-                if live is cython.NULL:
-                    self.unknown_page_frees += 1
-                    self.unknown_page_bytes += size
-                    continue
-                self.freed_pages += 1
-                self.freed_page_bytes += size
-                page_group = cython.address(self.page_groups[live.group])
-                page_group.frees += 1
-                page_group.bytes_freed += size
-                self.tasks[live.task].page_frees += 1
-                self.pages.remove(live)
-            elif e == EV_MM_PAGE_ALLOC_EXTFRAG:
-                key = (
-                    order[i],
-                    fallback_order[i],
-                    migratetype[i],
-                    fallback_migratetype[i],
-                    1 if flags[i] & EF_CHANGE_OWNERSHIP else 0,
-                )
-                self.fallbacks[key] = self.fallbacks.get(key, 0) + 1
-                t = self.task_of(pid[i], comm[i])
-                if self.pending_types[here]:
-                    self.settle(here, pid[i], 0, t)
-                self.nr_pending += 1
-                self.pending_pid[here] = pid[i]
-                self.pending_stack[here] = stack[i] if has_stack else 0
-                self.pending_types[here] = 0x4000 | ((migratetype[i] & 15) << 4) | (fallback_migratetype[i] & 15)
+                        row.hits += 1
+                        row.bytes_req += bytes_req[i]
+                        row.bytes_alloc += size
+                        row.site = call_site[i]
+                elif e <= EV_KMEM_CACHE_FREE:
+                    if target[i] == 0:
+                        self.null_frees += 1
+                        continue
+                    live = objects.find(target[i])
+                    if live is cython.NULL:
+                        if not flags[i] & EF_NO_POINTER:
+                            self.unknown_frees += 1
+                        continue
+                    group = cython.address(self.groups[live.group])
+                    group.frees += 1
+                    group.bytes_freed += group.size
+                    if live.cpu != here:
+                        group.pingpong += 1
+                        if self.keep_addresses:
+                            self.reserve_address()
+                            row = self.address(target[i])
+                            row.pingpong += 1
+                    if e != EV_KFREE and cache[i]:
+                        group.named = cache[i]
+                    task = cython.address(self.tasks[live.task])
+                    task.frees += 1
+                    task.bytes_freed += group.size
+                    objects.remove(live)
+                elif e == EV_MM_PAGE_ALLOC:
+                    if filtered and not mask[i]:
+                        continue
+                    g = self.page_group_of(gfp_text[i], gfp[i], order[i], migratetype[i])
+                    page_group = cython.address(self.page_groups[g])
+                    t = self.task_of(pid[i], comm[i])
+                    if self.nr_pending and self.pending_types[here] & 0x8000:
+                        self.settle(here, pid[i], 0, t)
+                    elif self.nr_pending and self.pending_types[here]:
+                        self.pending_types[here] |= 0x8000
+                    if flags[i] & EF_FAILED:
+                        page_group.failed += 1
+                        continue
+                    page_group.hits += 1
+                    size = cython.cast(uint64_t, 1) << (PAGE_SHIFT + order[i])
+                    task = cython.address(self.tasks[t])
+                    task.page_hits += 1
+                    task.page_bytes += size
+                    live = pages.find(target[i])
+                    if live is cython.NULL:
+                        pages.reserve()
+                        live = pages.add(target[i])
+                    else:
+                        self.lost_page_frees += 1
+                    live.bytes_req = size
+                    live.time_ns = time_ns[i]
+                    live.group = g
+                    live.task = t
+                    live.stack = stack[i] if has_stack else 0
+                    live.cpu = here
+                    live.order = order[i]
+                elif e == EV_MM_PAGE_FREE:
+                    size = cython.cast(uint64_t, 1) << (PAGE_SHIFT + order[i])
+                    self.page_frees += 1
+                    self.page_bytes_freed += size
+                    live = pages.find(target[i])
+                    if live is cython.NULL:
+                        self.unknown_page_frees += 1
+                        self.unknown_page_bytes += size
+                        continue
+                    self.freed_pages += 1
+                    self.freed_page_bytes += size
+                    page_group = cython.address(self.page_groups[live.group])
+                    page_group.frees += 1
+                    page_group.bytes_freed += size
+                    self.tasks[live.task].page_frees += 1
+                    pages.remove(live)
+                elif e == EV_MM_PAGE_ALLOC_EXTFRAG:
+                    self.fallback(
+                        order[i],
+                        fallback_order[i],
+                        migratetype[i],
+                        fallback_migratetype[i],
+                        flags[i] & EF_CHANGE_OWNERSHIP != 0,
+                    )
+                    t = self.task_of(pid[i], comm[i])
+                    if self.pending_types[here]:
+                        self.settle(here, pid[i], 0, t)
+                    self.nr_pending += 1
+                    self.pending_pid[here] = pid[i]
+                    self.pending_stack[here] = stack[i] if has_stack else 0
+                    self.pending_types[here] = 0x4000 | ((migratetype[i] & 15) << 4) | (fallback_migratetype[i] & 15)
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(-1, check=False)
     def settle(self, cpu: cython.int, pid: int32_t, site: uint32_t, task: uint32_t) -> cython.int:
         """Say who caused the last fallback on a CPU: the object that a slab was made for, or just the thread."""
         types: cython.int = self.pending_types[cpu]
-        key = (
-            site if self.pending_pid[cpu] == pid else 0,
-            task,
-            (types >> 4) & 15,
-            types & 15,
-            self.pending_stack[cpu],
-        )
-        self.blame[key] = self.blame.get(key, 0) + 1
+        if self.pending_pid[cpu] != pid:
+            site = 0
+        with cython.gil:
+            key = (site, task, (types >> 4) & 15, types & 15, self.pending_stack[cpu])
+            self.blame[key] = self.blame.get(key, 0) + 1
         self.pending_types[cpu] = 0
         self.nr_pending -= 1
         return 0
 
     @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(-1, check=False)
+    def fallback(
+        self,
+        order: cython.int,
+        fallback_order: cython.int,
+        migratetype: cython.int,
+        fallback_type: cython.int,
+        changed: cython.bint,
+    ) -> cython.int:
+        """Count a fallback."""
+        with cython.gil:
+            key = (order, fallback_order, migratetype, fallback_type, int(changed))
+            self.fallbacks[key] = self.fallbacks.get(key, 0) + 1
+        return 0
+
+    @cython.cfunc
+    @cython.nogil
     @cython.exceptval(0xFFFFFFFE, check=True)
     def group_of(
         self, site: uint32_t, cache: uint32_t, size: uint64_t, kind: cython.int, flavour: cython.int
@@ -526,20 +557,23 @@ class StatCounter:
                     return g
                 at = (at + 1) & self.group_mask
         if self.nr_groups >= MOST_GROUPS:
-            raise MemoryError("more than a million different sorts of allocations")
+            with cython.gil:
+                raise MemoryError("more than a million different sorts of allocations")
         if self.nr_groups == self.room_groups:
             room: uint32_t = max(512, self.room_groups * 2)
             groups: cython.pointer(Group) = cython.cast(
                 cython.pointer(Group), realloc(self.groups, room * cython.sizeof(Group))
             )
             if groups is cython.NULL:
-                raise MemoryError
+                with cython.gil:
+                    raise MemoryError
             self.groups = groups
             buckets: cython.pointer(uint64_t) = cython.cast(
                 cython.pointer(uint64_t), realloc(self.buckets, cython.cast(cython.size_t, room) * NR_BUCKETS * 8)
             )
             if buckets is cython.NULL:
-                raise MemoryError
+                with cython.gil:
+                    raise MemoryError
             memset(
                 buckets + cython.cast(cython.size_t, self.room_groups) * NR_BUCKETS,
                 0,
@@ -551,7 +585,8 @@ class StatCounter:
             self.group_mask = room * 4 - 1
             self.group_slots = cython.cast(cython.pointer(uint32_t), calloc(room * 4, 4))
             if self.group_slots is cython.NULL:
-                raise MemoryError
+                with cython.gil:
+                    raise MemoryError
             for g in range(self.nr_groups):
                 group = cython.address(self.groups[g])
                 at = group_key(group.site, group.cache, group.size, group.kind, group.flavour) & self.group_mask
@@ -573,6 +608,7 @@ class StatCounter:
         return g
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(0xFFFFFFFE, check=True)
     def task_of(self, pid: int32_t, comm: uint32_t) -> uint32_t:
         """The number of a thread under its present name, a new one if it has not been seen."""
@@ -594,14 +630,16 @@ class StatCounter:
                 cython.pointer(Task), realloc(self.tasks, cython.cast(cython.size_t, room) * cython.sizeof(Task))
             )
             if tasks is cython.NULL:
-                raise MemoryError
+                with cython.gil:
+                    raise MemoryError
             self.tasks = tasks
             self.room_tasks = room
             free(self.task_slots)
             self.task_mask = cython.cast(uint64_t, room) * 4 - 1
             self.task_slots = cython.cast(cython.pointer(uint32_t), calloc(cython.cast(cython.size_t, room) * 4, 4))
             if self.task_slots is cython.NULL:
-                raise MemoryError
+                with cython.gil:
+                    raise MemoryError
             for t in range(self.nr_tasks):
                 at = (
                     spread((cython.cast(uint64_t, self.tasks[t].comm) << 32) | cython.cast(uint32_t, self.tasks[t].pid))
@@ -623,6 +661,7 @@ class StatCounter:
         return t
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(0xFFFFFFFE, check=True)
     def page_group_of(self, gfp_text: uint32_t, gfp: uint32_t, order: cython.int, migratetype: cython.int) -> uint32_t:
         """The number of a group of page requests; there are few, so they are searched in a row."""
@@ -633,14 +672,16 @@ class StatCounter:
             if group.gfp_text == gfp_text and group.order == order and group.migratetype == migratetype:
                 return g
         if self.nr_page_groups >= MOST_GROUPS:
-            raise MemoryError("more than a million different sorts of page requests")
+            with cython.gil:
+                raise MemoryError("more than a million different sorts of page requests")
         if self.nr_page_groups == self.room_page_groups:
             room: uint32_t = max(64, self.room_page_groups * 2)
             groups: cython.pointer(PageGroup) = cython.cast(
                 cython.pointer(PageGroup), realloc(self.page_groups, room * cython.sizeof(PageGroup))
             )
             if groups is cython.NULL:
-                raise MemoryError
+                with cython.gil:
+                    raise MemoryError
             self.page_groups = groups
             self.room_page_groups = room
         g = self.nr_page_groups
@@ -653,6 +694,7 @@ class StatCounter:
         return g
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(-1, check=False)
     def reserve_address(self) -> cython.int:
         """Make room for one more row in the table of addresses."""
@@ -664,7 +706,8 @@ class StatCounter:
         at: uint64_t
         rows: cython.pointer(Address) = cython.cast(cython.pointer(Address), calloc(room * 2, cython.sizeof(Address)))
         if rows is cython.NULL:
-            raise MemoryError
+            with cython.gil:
+                raise MemoryError
         self.addresses = rows
         self.address_mask = room * 2 - 1
         for i in range(room):
@@ -677,6 +720,7 @@ class StatCounter:
         return 0
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(check=False)
     def address(self, key: uint64_t) -> cython.pointer(Address):
         """The row of an address, a new one if it has none; there must be room."""
@@ -691,6 +735,7 @@ class StatCounter:
         return cython.address(self.addresses[at])
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(-1, check=False)
     def bucket(self, time_ns: int64_t) -> cython.int:
         """The step of the timeline that a time lies in; the steps double when they do not reach."""
@@ -702,6 +747,7 @@ class StatCounter:
         return cython.cast(cython.int, since // self.bucket_ns)
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(-1, check=False)
     def fold(self) -> cython.int:
         """Double the steps of the timeline."""

@@ -26,6 +26,10 @@ def main(args: Sequence[str] | None = None) -> int:
         0 it held or succeeded, 1 a comparison differed, 2 bad input or usage,
         130 interrupted, 141 the reader of the output went away.
     """
+    import os
+
+    # NumPy's linear algebra is not used here: starting its threads would take longer than many a command
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from kmem.cli.app import run
 
     return run(args)

@@ -6,7 +6,9 @@
 ...     requests = sum(len(batch) for batch in trace)
 """
 
-from kmem.trace.events import EVENT_NAMES, EVENT_SCHEMA, Event, EventBatch, EventFlag, Strings
+from typing import TYPE_CHECKING, Any
+
+from kmem.trace.events import EVENT_NAMES, Event, EventBatch, EventFlag, Strings
 from kmem.trace.reader import TraceReader, TraceStats, open_trace, read_table
 
 __all__ = [
@@ -21,3 +23,14 @@ __all__ = [
     "open_trace",
     "read_table",
 ]
+
+if TYPE_CHECKING:
+    from kmem.trace.events import EVENT_SCHEMA
+
+
+def __getattr__(name: str) -> Any:
+    if name == "EVENT_SCHEMA":  # made when it is asked for
+        from kmem.trace.events import event_schema
+
+        return event_schema()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

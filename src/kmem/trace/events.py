@@ -40,12 +40,12 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 __all__ = ["EVENT_NAMES", "EVENT_SCHEMA", "Event", "EventBatch", "EventFlag", "Strings"]
 
@@ -94,32 +94,48 @@ class EventFlag(enum.IntFlag):
 #: Name of each event code, as the tracepoint is called.
 EVENT_NAMES: tuple[str, ...] = ("", *(event.name.lower() for event in Event))
 
-_TEXT = pa.dictionary(pa.int32(), pa.string())
+if TYPE_CHECKING:
+    import pyarrow as pa
 
-#: The Arrow schema of the event table.
-EVENT_SCHEMA = pa.schema(
-    [
-        ("time_ns", pa.int64()),
-        ("cpu", pa.uint16()),
-        ("pid", pa.int32()),
-        ("comm", _TEXT),
-        ("event", pa.dictionary(pa.int8(), pa.string())),
-        ("ptr", pa.uint64()),
-        ("pfn", pa.uint64()),
-        ("bytes_req", pa.uint64()),
-        ("bytes_alloc", pa.uint64()),
-        ("order", pa.uint8()),
-        ("migratetype", pa.int8()),
-        ("fallback_order", pa.uint8()),
-        ("fallback_migratetype", pa.int8()),
-        ("gfp", pa.uint32()),
-        ("gfp_text", _TEXT),
-        ("cache", _TEXT),
-        ("call_site", _TEXT),
-        ("node", pa.int16()),
-        ("flags", pa.uint16()),
-    ]
-)
+    #: The Arrow schema of the event table.
+    EVENT_SCHEMA: pa.Schema
+
+
+@functools.cache
+def event_schema() -> pa.Schema:
+    """Return the Arrow schema of the event table; what needs no Arrow does not import it."""
+    import pyarrow as pa
+
+    text = pa.dictionary(pa.int32(), pa.string())
+    return pa.schema(
+        [
+            ("time_ns", pa.int64()),
+            ("cpu", pa.uint16()),
+            ("pid", pa.int32()),
+            ("comm", text),
+            ("event", pa.dictionary(pa.int8(), pa.string())),
+            ("ptr", pa.uint64()),
+            ("pfn", pa.uint64()),
+            ("bytes_req", pa.uint64()),
+            ("bytes_alloc", pa.uint64()),
+            ("order", pa.uint8()),
+            ("migratetype", pa.int8()),
+            ("fallback_order", pa.uint8()),
+            ("fallback_migratetype", pa.int8()),
+            ("gfp", pa.uint32()),
+            ("gfp_text", text),
+            ("cache", text),
+            ("call_site", text),
+            ("node", pa.int16()),
+            ("flags", pa.uint16()),
+        ]
+    )
+
+
+def __getattr__(name: str) -> Any:
+    if name == "EVENT_SCHEMA":
+        return event_schema()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class _Table(Protocol):
@@ -211,6 +227,8 @@ class EventBatch:
 
     def with_dictionaries(self, texts: Dictionaries) -> pa.RecordBatch:
         """Return the batch as Arrow data with dictionaries made once for many batches."""
+        import pyarrow as pa
+
         slab = (self.event > 0) & (self.event <= Event.KMEM_CACHE_FREE)
         pages = (self.event > Event.KMEM_CACHE_FREE) & (self.event < Event.LOST)
         silent = (self.flags & EventFlag.NO_POINTER) != 0
@@ -235,7 +253,8 @@ class EventBatch:
             "node": pa.array(self.node, mask=self.node < 0),
             "flags": self.flags,
         }
-        return pa.record_batch([data[name] for name in EVENT_SCHEMA.names], schema=EVENT_SCHEMA)
+        schema = event_schema()
+        return pa.record_batch([data[name] for name in schema.names], schema=schema)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -259,9 +278,13 @@ class Dictionaries:
 
 
 def _dictionary(strings: Sequence[str]) -> pa.Array:
+    import pyarrow as pa
+
     return pa.array(strings, type=pa.string())
 
 
 def _encoded(codes: npt.NDArray[np.uint32], dictionary: pa.Array) -> pa.DictionaryArray:
     """Encode a string column; code 0 ("the event does not say") becomes null."""
+    import pyarrow as pa
+
     return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32), mask=codes == 0), dictionary)

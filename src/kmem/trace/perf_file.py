@@ -14,8 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
-
-import zstandard
+from typing import Any
 
 from kmem.errors import InputError, NotSupportedError
 from kmem.trace.mapped_file import Cursor, MappedFile
@@ -197,7 +196,7 @@ class PerfFile:
         self.big_endian = bytes(file.at(0, 8, "magic")) == MAGIC_SWAPPED
         self._attributes: list[Attribute] = []
         self._facts = _Facts()
-        self._unpack = zstandard.ZstdDecompressor(max_window_size=1 << 27).decompressobj()
+        self._unpack: Any = None
         self._kept: list[list[bytes]] = [[]]
         self._rest = b""
         self._prepared = False
@@ -529,6 +528,10 @@ class PerfFile:
 
     def _compressed(self, packed: memoryview, at: int) -> Iterator[None]:
         """Scan the records in a compressed one; a record may go on in the next."""
+        import zstandard
+
+        if self._unpack is None:
+            self._unpack = zstandard.ZstdDecompressor(max_window_size=1 << 27).decompressobj()
         pieces = [self._rest]
         total = len(self._rest)
         for start in range(0, len(packed), _ZSTD_STEP):

@@ -12,19 +12,21 @@ import os
 import re
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from kmem.errors import InputError, UsageError
 from kmem.profile import REFERENCE, Profile, parse_gfp
-from kmem.trace.events import EVENT_SCHEMA, Dictionaries, EventBatch, Strings
+from kmem.trace.events import Dictionaries, EventBatch, Strings, event_schema
 from kmem.trace.scan_columns import EventColumns
 from kmem.trace.scan_ftrace import FtraceScanner
 from kmem.trace.scan_perf import PerfScanner
 from kmem.trace.source import BINARY_MAGIC, CHUNK_BYTES, ByteSource
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["BATCH_EVENTS", "TraceReader", "TraceStats", "open_trace", "read_table"]
 
@@ -374,10 +376,12 @@ def read_table(path: str | os.PathLike[str], **options: Any) -> pa.Table:
     InputError
         As for :func:`open_trace`.
     """
+    import pyarrow as pa
+
     with open_trace(path, **options) as trace:
         batches = list(trace)
         texts = Dictionaries.of(trace.strings)
-    return pa.Table.from_batches([batch.with_dictionaries(texts) for batch in batches], schema=EVENT_SCHEMA)
+    return pa.Table.from_batches([batch.with_dictionaries(texts) for batch in batches], schema=event_schema())
 
 
 def _detect(head: list[bytes], name: str, note: str) -> str:

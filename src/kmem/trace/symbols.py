@@ -7,14 +7,10 @@ the first counts, as for the kernel's own ``%pS``.
 
 from __future__ import annotations
 
-import gzip
-import lzma
 import os
-import zlib
 
 import numpy as np
 import numpy.typing as npt
-import zstandard
 
 from kmem.errors import InputError
 from kmem.trace.scan_symbols import scan_kallsyms
@@ -116,6 +112,12 @@ def read_kallsyms(path: str | os.PathLike[str]) -> Symbols:
     InputError
         It cannot be read, or holds no symbol or only zero addresses.
     """
+    import gzip
+    import lzma
+    import zlib
+
+    import zstandard
+
     name = os.fspath(path)
     try:
         with open(path, "rb") as file:
