@@ -333,6 +333,17 @@ def test_call_chains_of_any_kind(big: bool, size: int, tmp_path: Path) -> None:
     assert [stacks[code] for code in codes] == [(0x1000, 0x2000), (), (0x1000, 0x2000), ()]
 
 
+def test_symbols_move_with_the_kernel(tmp_path: Path) -> None:
+    """The symbols are from another boot: their kernel lay elsewhere."""
+    kernel = Kernel()
+    (tmp_path / "kallsyms").write_text("ffffffff81000000 T _text\nffffffff81000100 T f\nffffffff81000200 t g\n")
+    event = {"event": "kfree", "pid": 10, "cpu": 1, "ptr": 64, "call_site": 0xFFFFFFFF91000204, "time": 10}
+    data = kernel.kernel_map(0xFFFFFFFF91000000) + kernel.sample(event) + kernel.sample({**event, "call_site": 8})
+    for content in (kernel.perf_file(data), kernel.perf_pipe(data)):
+        rows, _ = read(tmp_path / "perf.data", content, kallsyms=tmp_path / "kallsyms")
+        assert [row["call_site"] for row in rows] == ["g+0x4", "0x8"]
+
+
 # Against the tools themselves
 
 

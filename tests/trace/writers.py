@@ -369,6 +369,13 @@ class Kernel:
     def _trailer(self, event: Fields) -> bytes:
         return self._facts(event) + self.pack("Q", 52)
 
+    def kernel_map(self, address: int) -> bytes:
+        """Where the kernel's `_text` was loaded."""
+        text = b"[kernel.kallsyms]_text\0"
+        text += bytes(-len(text) % 8)
+        trailer = self._trailer({"pid": 0, "time": 0})
+        return self.perf_record(1, self.pack("iIQQQ", -1, 0, address, 1 << 24, address) + text + trailer)
+
     def comm(self, event: Fields, comm: str) -> bytes:
         """A thread gets a name."""
         text = comm.encode() + b"\0"

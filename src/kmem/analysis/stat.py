@@ -13,6 +13,7 @@ Objects of kmalloc are of the cache that their size and flags lead to.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from queue import SimpleQueue
 from threading import Semaphore, Thread
@@ -263,8 +264,6 @@ class Stat:
         self.tasks = counter.task_rows()
         self.page_groups = counter.page_group_rows()
         self._caches = [self._cache(row) for row in self.groups]
-        self._live_objects = counter.objects.rows()
-        self._live_blocks = counter.pages.rows()
         self.seconds = max(counter.last_ns - counter.first_ns, 0) / 1e9
 
     def _cache(self, row: Any) -> str:
@@ -279,6 +278,14 @@ class Stat:
         if row["named"]:
             return self.strings.caches[int(row["named"])]
         return f"not named, {size} bytes"
+
+    @functools.cached_property
+    def _live_objects(self) -> npt.NDArray[Any]:
+        return self.counter.objects.rows()
+
+    @functools.cached_property
+    def _live_blocks(self) -> npt.NDArray[Any]:
+        return self.counter.pages.rows()
 
     def _site(self, code: int) -> str:
         return self.strings.call_sites[code] or "(no call site)"
@@ -299,16 +306,14 @@ class Stat:
         """Return all objects together."""
         counter = self.counter
         sums = {name: int(self.groups[name].sum()) for name in _SUMMED}
-        live = self._live_objects
-        sizes = self.groups["size"][live["group"]] if len(live) else np.zeros(0, np.uint64)
         return SlabTotals(
             **{name: sums[name] for name in _SUMMED if name != "cross_node"},
             cross_node=sums["cross_node"] if counter.nodes_known else None,
             unknown_frees=counter.unknown_frees,
             null_frees=counter.null_frees,
             lost_frees=counter.lost_frees,
-            live=len(live),
-            live_bytes=int(sizes.sum()),
+            live=counter.objects.count,
+            live_bytes=counter.live_bytes,
         )
 
     def call_sites(self) -> list[SlabRow]:

@@ -80,7 +80,7 @@ cdef class StatCounter:
     cdef int16_t[::1] node_of_cpu
     cdef readonly bint nodes_known
     cdef readonly int64_t first_ns, last_ns, bucket_ns, origin_ns
-    cdef readonly uint64_t events, lost_marks
+    cdef readonly uint64_t events, lost_marks, live_bytes
     cdef readonly uint64_t unknown_frees, null_frees, lost_frees, unknown_page_frees, unknown_page_bytes
     cdef readonly uint64_t lost_page_frees, page_frees, page_bytes_freed, freed_pages, freed_page_bytes
     cdef readonly dict fallbacks, blame

@@ -220,6 +220,8 @@ class StatCounter:
     bucket_ns, origin_ns : int
         Length of a step of the timeline, and where it begins.
     events, lost_marks : int
+    live_bytes : int
+        Of all live objects.
     unknown_frees, null_frees, lost_frees : int
         Frees of what was not live, frees of nothing, objects whose free was lost.
     unknown_page_frees, unknown_page_bytes, lost_page_frees : int
@@ -400,6 +402,8 @@ class StatCounter:
                         live = objects.add(target[i])
                     else:
                         self.lost_frees += 1
+                        self.live_bytes -= self.groups[live.group].size
+                    self.live_bytes += size
                     live.bytes_req = bytes_req[i]
                     live.time_ns = time_ns[i]
                     live.group = g
@@ -436,6 +440,7 @@ class StatCounter:
                     task = cython.address(self.tasks[live.task])
                     task.frees += 1
                     task.bytes_freed += group.size
+                    self.live_bytes -= group.size
                     objects.remove(live)
                 elif e == EV_MM_PAGE_ALLOC:
                     if filtered and not mask[i]:

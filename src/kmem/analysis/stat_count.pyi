@@ -27,6 +27,7 @@ class StatCounter:
     origin_ns: int
     events: int
     lost_marks: int
+    live_bytes: int
     unknown_frees: int
     null_frees: int
     lost_frees: int

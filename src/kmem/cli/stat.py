@@ -13,6 +13,8 @@ from kmem.errors import UsageError
 
 __all__ = ["command"]
 
+_BATCH_EVENTS = 32768  # few enough that two batches stay in the processor's cache
+
 
 @click.command(
     "stat",
@@ -78,7 +80,7 @@ def command(
         raise UsageError("--folded and --json contradict each other", remedy="give one of them")
     limits = parse_window(window) if window is not None else None
     wanted = parse_filter(condition) if condition is not None else None
-    with open_trace(trace, kallsyms=kallsyms, stacks=True) as reader:
+    with open_trace(trace, kallsyms=kallsyms, stacks=True, batch_events=_BATCH_EVENTS) as reader:
         stat = collect(reader, window=limits, wanted=wanted, addresses=alloc, stacks=True)
     if folded:
         if not stat.has_stacks:
