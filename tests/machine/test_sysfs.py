@@ -16,6 +16,8 @@ import pytest
 
 from kmem.errors import UsageError
 from kmem.machine.machine import Machine
+from kmem.machine.proc import parse_meminfo
+from kmem.machine.procfs import format_meminfo
 from kmem.machine.sysfs import SlabSysfs
 from kmem.mm.gfp import GFP_KERNEL
 from kmem.mm.slab_flags import (
@@ -365,3 +367,37 @@ def test_validate_finds_damage():
         m.write(address + 64, b"x")
         m.sys("kernel/slab/kmalloc-64/validate", 1)
         assert "BUG kmalloc-64 (Not tainted): Right Redzone overwritten" in m.log.text()
+
+
+@pytest.mark.parametrize("folder", ["amd64-512M", "i386-1024M"])
+def test_meminfo_of_real_kernels(folder):
+    text = (DATA.parent / "proc" / folder / "meminfo").read_text()
+    assert format_meminfo(parse_meminfo(text)) == text
+    arch = folder.split("-")[0]
+    with Machine.boot(PRESETS[arch][0], ram=folder.split("-")[1]) as m:
+        real, mine = parse_meminfo(text), parse_meminfo(m.proc("meminfo"))
+        assert list(mine) == list(real)
+        for fixed in ("SwapTotal", "VmallocTotal", "VmallocChunk", "Hugepagesize", "HugePages_Total", "Zswap"):
+            assert mine[fixed] == real[fixed], fixed
+        assert abs(mine["MemTotal"] - real["MemTotal"]) < real["MemTotal"] // 200
+        direct = [name for name in real if name.startswith("DirectMap")]
+        assert abs(sum(mine[name] for name in direct) - sum(real[name] for name in direct)) <= 4096
+
+
+def test_meminfo_moves_with_the_machine(m):
+    def now() -> dict[str, int]:
+        return parse_meminfo(m.proc("meminfo"))
+
+    before = now()
+    m.vmalloc(100 << 12)
+    m.kernel.reclaim.filemap.open("log", 200 << 10)
+    m.kernel.reclaim.filemap.read("log")
+    for _ in range(40):
+        m.kmalloc(4096, GFP_KERNEL)
+    after = now()
+    assert after["VmallocUsed"] - before["VmallocUsed"] == 400
+    assert after["Cached"] - before["Cached"] == 200
+    assert after["SUnreclaim"] - before["SUnreclaim"] >= 160
+    assert after["MemTotal"] == before["MemTotal"]
+    assert before["MemFree"] - after["MemFree"] >= 760
+    assert after["MemAvailable"] < after["MemFree"]

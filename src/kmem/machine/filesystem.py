@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from kmem.errors import UsageError
-from kmem.machine.procfs import PROC_FILES, format_proc
+from kmem.machine.meminfo import view_meminfo
+from kmem.machine.procfs import PROC_FILES, format_meminfo, format_proc
 from kmem.machine.slab_traces import TRACE_FILES, slab_traces, traced_caches
 from kmem.machine.sysfs import SlabSysfs
 from kmem.mm.alloc_tag import AllocTags
@@ -86,6 +87,8 @@ def read_proc(machine: Any, name: str) -> str:
     name = _clean(name, "/proc/")
     if name in PROC_FILES:
         return format_proc(name, machine.view())
+    if name == "meminfo":
+        return format_meminfo(view_meminfo(machine))
     if name == "vmallocinfo":
         return str(machine.vmallocinfo())
     own = _self_files(machine)
@@ -94,7 +97,7 @@ def read_proc(machine: Any, name: str) -> str:
     tags = next((aid for aid in machine.kernel.aids if isinstance(aid, AllocTags)), None)
     if name == "allocinfo" and tags is not None:
         return tags.allocinfo()
-    names = [*PROC_FILES, "vmallocinfo", *own, *(["allocinfo"] if tags else [])]
+    names = [*PROC_FILES, "meminfo", "vmallocinfo", *own, *(["allocinfo"] if tags else [])]
     raise UsageError(f"no /proc/{name}", remedy=f"there are {', '.join(sorted(names))}")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``/proc/buddyinfo``, ``pagetypeinfo``, ``zoneinfo`` and ``slabinfo``, byte for byte.
+"""``/proc/buddyinfo``, ``pagetypeinfo``, ``zoneinfo``, ``slabinfo`` and ``meminfo``, byte for byte.
 
 Each function prints a view as the reference kernel prints its machine, with
 the kernel's columns, padding and trailing blanks.
@@ -18,6 +18,7 @@ from kmem.machine.views import CacheView, MachineView, NodeView, ZoneView
 __all__ = [
     "PROC_FILES",
     "format_buddyinfo",
+    "format_meminfo",
     "format_pagetypeinfo",
     "format_proc",
     "format_slabinfo",
@@ -138,6 +139,21 @@ def format_slabinfo(caches: Iterable[CacheView]) -> str:
             f" : tunables {cache.limit:4d} {cache.batchcount:4d} {cache.shared:4d}"
             f" : slabdata {cache.active_slabs:6d} {cache.num_slabs:6d} {cache.sharedavail:6d}\n"
         )
+    return "".join(lines)
+
+
+def format_meminfo(meminfo_kb: Mapping[str, int]) -> str:
+    """Return ``/proc/meminfo``: a line for each entry, in the order given.
+
+    Names are padded to 16 columns and numbers to 8; a longer name takes its columns from the number.
+
+    Source: fs/proc/meminfo.c:show_val_kb, mm/hugetlb.c:hugetlb_report_meminfo @6.1.192
+    """
+    lines = []
+    for name, value in meminfo_kb.items():
+        label = f"{name}:".ljust(16)
+        unit = "" if name.startswith("HugePages_") else " kB"
+        lines.append(f"{label}{value:{24 - len(label)}d}{unit}\n")
     return "".join(lines)
 
 
