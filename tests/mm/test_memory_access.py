@@ -102,6 +102,14 @@ def test_a_view_of_an_area_is_made_once_and_outlives_it(m: Machine) -> None:
     assert area is not None
     gc.collect()
     before = ram_module._nr_maps
+    window = [m.memory(addr, 6 * PAGE) for _ in range(3)]
+    assert ram_module._nr_maps - before == 7  # six frames and the place they are put: once, not three times
+    window[0][5 * PAGE] = 9
+    assert window[2][5 * PAGE] == 9
+    m.vunmap(addr)
+    window.clear()
+    gc.collect()
+    assert ram_module._nr_maps == before
     views = [m.memory(area + PAGE, 4 * PAGE) for _ in range(3)]
     mapped = ram_module._nr_maps - before
     views[0][:3] = b"abc"

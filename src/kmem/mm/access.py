@@ -29,7 +29,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kmem.errors import NotSupportedError, SegmentationFault, StateError, UsageError
 from kmem.mm.fault import non_canonical, page_fault_oops
-from kmem.mm.pgtable import PF_PROT, PageFault, PageTable, Walk
+from kmem.mm.pgtable import _PAGE_PRESENT, _PAGE_RW, PF_PROT, PageFault, PageTable, Walk
+from kmem.mm.ram import runs_of
+from kmem.mm.vmalloc import VM_IOREMAP
 from kmem.mm.vmap import PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -230,17 +232,24 @@ def memory(kernel: Kernel, addr: int | None, size: int, process: Any = None) -> 
 
 
 def _area_view(kernel: Kernel, addr: int, size: int) -> memoryview | None:
-    """Return a piece of a vmalloc area's view, which is made once for the area; None for other addresses."""
-    vmalloc = kernel.vmalloc
-    area = vmalloc.find_vm_area(addr) if kernel.layout.is_vmalloc_addr(addr) else None
-    if area is None or not area.mapped or addr + size > area.addr + (len(area.pages) << PAGE_SHIFT):
+    """Return a piece of a vmalloc or vmap area's view, which is made once for the area; None for other addresses."""
+    area = kernel.vmalloc.find_vm_area(addr) if kernel.layout.is_vmalloc_addr(addr) else None
+    if area is None or area.flags & VM_IOREMAP or addr + size > area.addr + area.usable_size:
         return None
     if area.host is None:
-        from kmem.mm.ram import runs_of
-
-        area.host = kernel.ram.map_runs(runs_of(area.pages))
+        frames = area.pages if area.mapped else _writable_frames(kernel, area.addr, area.usable_size)
+        if len(frames) << PAGE_SHIFT != area.usable_size:
+            return None
+        area.host = kernel.ram.map_runs(runs_of(frames))
     view = memoryview(area.host).cast("B")
     return view[addr - area.addr : addr - area.addr + size]
+
+
+def _writable_frames(kernel: Kernel, addr: int, size: int) -> list[int]:
+    """Return the frames of a range that the kernel may write to."""
+    init_mm = kernel.init_mm
+    wanted = _PAGE_PRESENT | _PAGE_RW
+    return [init_mm.pte_pfn(entry) for _, entry in init_mm.entries(addr, addr + size) if entry & wanted == wanted]
 
 
 def walk(kernel: Kernel, process: Any, addr: int) -> Walk:
