@@ -10,6 +10,7 @@
 ...     __free_pages(page, 2)
 """
 
+from kmem.linux.types import NULL
 from kmem.mm import gfp
 from kmem.mm.gfp import *
 from kmem.mm.gfp_api import (
@@ -37,9 +38,6 @@ from kmem.mm.gfp_api import (
     split_page,
 )
 from kmem.mm.struct_page import Page, page_address, page_to_pfn, pfn_to_page, virt_to_page
-
-#: What a request that fails answers.
-NULL = None
 
 __all__ = [
     *gfp.__all__,

@@ -12,6 +12,7 @@
 128
 """
 
+from kmem.linux.types import NULL
 from kmem.mm import slab_flags
 from kmem.mm.gfp import GFP_ATOMIC, GFP_DMA, GFP_KERNEL, GFP_KERNEL_ACCOUNT, GFP_NOFS, GFP_NOIO, GFP_NOWAIT, GFP_USER
 from kmem.mm.slab_api import (
@@ -60,9 +61,6 @@ from kmem.mm.vmalloc_api import (
     kvzalloc,
     kvzalloc_node,
 )
-
-#: What a request that fails answers.
-NULL = None
 
 __all__ = [
     *slab_flags.__all__,

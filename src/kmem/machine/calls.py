@@ -210,6 +210,9 @@ class KernelCalls:
     alloc_pages_bulk_array_node = ApiCall(gfp_api.alloc_pages_bulk_array_node)
     alloc_pages_bulk_list = ApiCall(gfp_api.alloc_pages_bulk_list)
     get_order = ApiCall(gfp_api.get_order)
+    gfp_has_io_fs = ApiCall(gfp_api.gfp_has_io_fs)
+    gfp_migratetype = ApiCall(gfp_api.gfp_migratetype)
+    gfpflags_allow_blocking = ApiCall(gfp_api.gfpflags_allow_blocking)
 
     # linux/slab.h, linux/string.h
 

@@ -39,7 +39,6 @@ NUMA_NO_NODE = -1
 _ZERO = cython.declare(cython.ulonglong, 0xFFFFFFFFFFFFFFFE)
 _GFP_ZERO = cython.declare(cython.uint, 0x100)
 _MAX_ORDER = 11
-_HARD_SOFT_IRQ = 0xFFF00
 
 
 @cython.final
@@ -166,7 +165,7 @@ def kmem_cache_create(name, size, align=0, flags=0, ctor=None, dtor=None):
     size : int or type
         Bytes of an object, or a ``ctypes.Structure`` that stands for its layout.
     align : int
-        Alignment in bytes, a power of two; 0 for none in particular.
+        Alignment in bytes, rounded up to whole words; 0 for none in particular.
     flags : int
         ``SLAB_*``.
     ctor : callable, optional
@@ -237,15 +236,10 @@ def kmem_cache_create_usercopy(name, size, align, flags, useroffset, usersize, c
         bad_number(value, what, 0xFFFFFFFF)
     if not size:
         raise UsageError("a cache of objects of 0 bytes", remedy="the kernel would divide by zero here")
-    if align & (align - 1):
-        raise UsageError(f"align {align} is no power of two")
-    if name is None or size > KMALLOC_MAX_SIZE or kernel._preempt_count & _HARD_SOFT_IRQ:
-        kernel.printk.printk(f"kmem_cache_create({name or '(null)'}) integrity check failed", 3)
-        return slab_misuse.create_failed(kernel, name, flags, 22)
-    slab_misuse.check_create(kernel, name, size, useroffset, usersize)
+    slab_misuse.check_create(kernel, size, useroffset, usersize)
     try:
         index = kernel.caches.kmem_cache_create(
-            name, size, align, flags, ctor=ctor is not None, useroffset=useroffset, usersize=usersize
+            name or "", size, align, flags, ctor=ctor is not None, useroffset=useroffset, usersize=usersize
         )
     except CacheCreateError as error:
         return slab_misuse.create_failed(kernel, name, flags, error.errno)

@@ -93,13 +93,11 @@ def want_init_on_alloc(kernel: Kernel, gfp: int) -> bool:
 # ---------------------------------------------------------------------- creating and destroying caches
 
 
-def check_create(kernel: Kernel, name: str, size: int, useroffset: int, usersize: int) -> None:
-    """Warn of what the kernel warns of before it makes a cache.
+def check_create(kernel: Kernel, size: int, useroffset: int, usersize: int) -> None:
+    """Warn of a region for user copies that does not lie within the object.
 
-    Source: mm/slab_common.c:kmem_cache_sanity_check, kmem_cache_create_usercopy @6.1.192
+    Source: mm/slab_common.c:kmem_cache_create_usercopy @6.1.192
     """
-    if " " in name:
-        warn(kernel, "mm/slab_common.c:97", "kmem_cache_create_usercopy")
     if not usersize and useroffset:
         warn(kernel, "mm/slab_common.c:320", "kmem_cache_create_usercopy")
     elif size < usersize or size - usersize < useroffset:
@@ -166,7 +164,7 @@ def new_slab_flags(kernel: Kernel, cache: KmemCache, gfp: int) -> None:
     if gfp & _GFP_SLAB_BUG_MASK:
         fix_flags(kernel, gfp)
     if cache.ctor is not None and gfp & _GFP_ZERO:
-        warn_once(kernel, "mm/slub.c:2001", "new_slab")
+        warn_once(kernel, "mm/slub.c:2001", "___slab_alloc")
 
 
 # ---------------------------------------------------------------------- freeing
@@ -231,13 +229,27 @@ def bad_free(kernel: Kernel, addr: int, function: str, error: Exception) -> None
         kernel.page_alloc.free_pages(pfn, frame["order"])  # a compound page is as good as a large allocation
         return
     if function == "kfree" and not (allocated and frame["order"]):
-        message = f"object pointer: 0x{addr:0{kernel.bits_per_long // 4}x}"
-        warn_once(kernel, "mm/slab_common.c:904", "free_large_kmalloc", message)
+        _no_allocation(kernel, addr)
         if allocated:
             kernel.page_alloc.free_pages(pfn, 0)
         return
     state = KIND_NAMES[frame["kind"]]
     raise UsageError(f"{function}({addr:#x}): no object is in use there (frame {pfn:#x}: {state})") from error
+
+
+def _no_allocation(kernel: Kernel, addr: int) -> None:
+    """Report the free of a page that is no large allocation.
+
+    Source: mm/slab_common.c:free_large_kmalloc @6.1.192
+    """
+    place = "mm/slab_common.c:904"
+    if kernel.reports == "raise" or not kernel.once.get(place):
+        kernel.once[place] = True
+        pointer = f"object pointer: 0x{addr:0{kernel.bits_per_long // 4}x}"
+        report = warning(kernel, place, "free_large_kmalloc")
+        both = KernelWarning(f"{report.text}\n{pointer}")
+        both.message = f"{report.message}, {pointer}"
+        kernel.report(both)
 
 
 def _bad_object(kernel: Kernel, addr: int, slab: int, function: str) -> None:
