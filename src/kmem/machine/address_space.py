@@ -37,12 +37,12 @@ from kmem.mm.x86 import I386Layout
 if TYPE_CHECKING:
     from kmem.mm.page_alloc import PageAllocator
 
-__all__ = ["make_init_mm", "make_layout"]
+__all__ = ["KERNEL_SECTIONS", "make_init_mm", "make_layout"]
 
 _ISA_END: Final = 0x100000
 
 #: The image as it stays mapped at the end of boot on x86-64, of Debian's 6.1.0-56-amd64.
-_SECTIONS_64: Final = (
+KERNEL_SECTIONS: Final = (
     KernelSection("text", 0x1000000, 0x1E02000, writable=False, executable=True),
     KernelSection("rodata", 0x2000000, 0x28EB000, writable=False, executable=False),
     KernelSection("data", 0x2A00000, 0x2C49000, writable=True, executable=False),
@@ -79,7 +79,7 @@ def make_init_mm(booted: BootedMemory, layout: Layout, ram: Ram, page_alloc: Pag
         if start < end:
             _map_linear(init_mm, booted, start, end)
     if layout.arch == "x86_64":
-        for section in _SECTIONS_64:
+        for section in KERNEL_SECTIONS:
             rights = {(True, False): PAGE_KERNEL, (False, False): PAGE_KERNEL_RO, (False, True): PAGE_KERNEL_ROX}
             prot = rights[section.writable, section.executable]
             init_mm.map_range(layout.kernel_map + section.start, section.start, section.end - section.start, prot)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from kmem.machine.address_space import KERNEL_SECTIONS
 from kmem.mm.layout import Region
 from kmem.mm.task_mmu import vma_name
 from kmem.mm.vmalloc import VM_ALLOC, VM_IOREMAP, VM_MAP, VmStruct
@@ -156,7 +157,7 @@ class MemoryMap:
             remark = ", ".join(word for word in (region.note, used) if word)
             yield 0, self._range(region.start, region.end), _size(region.size), region.name, remark
             for entry in region.entries:
-                frames = f"{entry.frames} frames" if entry.frames else ""
+                frames = f"{entry.frames} frame{'s' * (entry.frames > 1)}" if entry.frames else ""
                 remark = ", ".join(word for word in (entry.who, frames) if word)
                 yield 1, self._range(entry.start, entry.end), _size(entry.end - entry.start), entry.what, remark
 
@@ -231,6 +232,8 @@ def memory_map(machine: Machine) -> MemoryMap:
             regions.append(_user(kernel, part))
         elif part.name in ("pkmap", "fixmap"):
             regions.append(_mapped_pages(kernel, part))
+        elif part.name == "kernel":
+            regions.append(_kernel_image(part))
         else:
             regions.append(MapRegion(part.name, part.start, part.end, part.note))
     high = None
@@ -240,6 +243,22 @@ def memory_map(machine: Machine) -> MemoryMap:
         zones = list(_zones(machine, 0, layout.max_low_pfn, layout.max_pfn))
         high = MapRegion("high memory", start, end, "physical; no address of its own", zones, used << PAGE_SHIFT)
     return MemoryMap(machine.description.name, layout.bits_per_long // 4, regions, high)
+
+
+def _kernel_image(part: Region) -> MapRegion:
+    """Return the mapping of the kernel image with its sections."""
+    entries = [
+        MapEntry(
+            part.start + section.start,
+            part.start + section.end,
+            section.name,
+            "read and write" if section.writable else "execute" if section.executable else "read only",
+            (section.end - section.start) >> PAGE_SHIFT,
+        )
+        for section in KERNEL_SECTIONS
+    ]
+    used = sum(entry.end - entry.start for entry in entries)
+    return MapRegion(part.name, part.start, part.end, part.note, entries, used)
 
 
 def _linear(machine: Machine, part: Region) -> MapRegion:
