@@ -11,6 +11,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from kmem import Machine
@@ -107,6 +112,23 @@ def test_a_hundred_runs_have_the_same_log() -> None:
     assert "ticks for an element of the pool" in first[0] and "prev_comm=writer/1 prev_pid=" in first[1]
     for _ in range(99):
         assert program("x86_64", 7) == first
+
+
+def test_other_processes_have_the_same_log() -> None:
+    """Neither the order of hashes nor addresses of the host find their way into it."""
+    code = "import tests.machine.test_same_log as t; print(t.program('i386', 5))"
+    root = Path(__file__).parents[2]
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join([str(root), *sys.path])},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for seed in ("0", "1", "77")
+    }
+    assert len(digests) == 1
 
 
 @pytest.mark.parametrize("arch", ["x86_64", "i386"])
