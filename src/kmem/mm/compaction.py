@@ -609,7 +609,7 @@ class Compaction:
         ram.view(pfn << 12, 4096)[:] = ram.view(old << 12, 4096)
         for vma, _, at, entry in list(self.reclaim.rmap.page_mappings(old)):
             table = vma.vm_mm.page_table
-            table.write(at, table.pfn_pte(pfn, entry & ~table.pfn_pte(table.pte_pfn(entry), 0)))
+            table.write(at, table.pfn_pte(pfn, entry & ~table.layout.frame_mask))
         self.reclaim.folios.replace_frame(folio, pfn)
         mapped = folio.mapcount
         self.lru.putback(folio)
