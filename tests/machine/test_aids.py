@@ -33,6 +33,7 @@ from kmem.linux.slab import (
     krealloc,
 )
 from kmem.linux.vmalloc import vfree, vmalloc
+from kmem.mm.page import KIND_NAMES
 
 
 @pytest.fixture
@@ -247,3 +248,39 @@ def test_after_shutdown(m):
     with pytest.raises(StateError, match="shut down"):
         other.proc("slabinfo")
     assert len(leaks.unfreed()) == 1, "records outlive the machine"
+
+
+def test_page_owner_follows_pages_that_move():
+    """Every second page of the page cache goes; compaction gathers what is left."""
+    with Machine.boot("x86_64", ram="128M") as m:
+        owner = m.enable_page_owner()
+        files = m.kernel.reclaim.filemap
+        files.open("keep", 20 << 20)
+        files.open("drop", 20 << 20)
+        for page in range(20 << 8):
+            files.read("keep", page << 12, 1)
+            files.read("drop", page << 12, 1)
+        files.delete("drop")
+        m.compact_memory()
+        moved = [record for record in owner.records() if record.migrate_reason]
+        assert len(moved) == m.kernel.reclaim.stat.events["pgmigrate_success"] > 0
+        assert owner.format(moved[0]).endswith("Page has been migrated, last migrate reason: compaction\n\n")
+        kinds = m.memmap.pages_array["kind"]
+        in_use = [KIND_NAMES.index(name) for name in ("allocated", "slab", "large")]
+        assert all(int(kinds[record.pfn]) in in_use for record in owner.records())
+        m.validate()
+
+
+def test_faults_of_one_task_only(m):
+    m.failslab.configure(probability=100, times=-1, verbose=0, task_filter=True)
+    answers: dict[str, bool] = {}
+
+    def work(name: str) -> None:
+        answers[name] = kmalloc(64, GFP_ATOMIC) is None
+
+    tasks = [m.spawn(lambda name=name: work(name)) for name in ("marked", "other")]
+    tasks[0].make_it_fail = True
+    for task in tasks:
+        m.join(task)
+    assert answers == {"marked": True, "other": False}
+    assert kmalloc(64, GFP_ATOMIC) is not None

@@ -615,6 +615,8 @@ class Compaction:
         self.lru.putback(folio)
         if mapped:
             self.lru.lru_add_drain()
+        if self.page_alloc.watch is not None:
+            self.page_alloc.watch.migrated(old, pfn, "compaction")
         self.page_alloc.free_pages(old, 0)
 
     # A run

@@ -105,6 +105,8 @@ class PageRecord:
         When it was handed out, and when its first frame was last given back before.
     trace : tuple of Site
         Places that asked, innermost first.
+    migrate_reason : str
+        Why the page was last moved here from another frame; empty if it was not.
 
     Source: mm/page_owner.c:struct page_owner @6.1.192
     """
@@ -118,6 +120,7 @@ class PageRecord:
     time_ns: int
     free_time_ns: int
     trace: tuple[Site, ...]
+    migrate_reason: str = ""
 
 
 class PageOwner:
@@ -163,6 +166,16 @@ class PageOwner:
         for frame in range(pfn, pfn + (1 << order)):
             self._records.pop(frame, None)
 
+    def migrated(self, old: int, new: int, reason: str) -> None:
+        """Let a frame's record be that of the frame whose page it holds now.
+
+        Source: mm/page_owner.c:__folio_copy_owner, __set_page_owner_migrate_reason @6.1.192
+        """
+        record = self._records.get(old)
+        if record is not None:
+            # Its time of allocation as that of the free before: so does the kernel.
+            self._records[new] = replace(record, pfn=new, free_time_ns=record.time_ns, migrate_reason=reason)
+
     def _split(self, record: PageRecord) -> None:
         """Put every page of a block on record by itself.
 
@@ -198,6 +211,8 @@ class PageOwner:
         zone = memmap.zones_array[int(memmap.pages_array[pfn]["zone"])]
         block = int(memmap.pageblocks_array[(pfn >> memmap.pageblock_order) + int(zone["block_offset"])])
         places = "".join(f" {site}\n" for site in record.trace)
+        if record.migrate_reason:
+            places += f"Page has been migrated, last migrate reason: {record.migrate_reason}\n"
         return (
             f"Page allocated via order {record.order}, mask {record.gfp:#x}({format_gfp(record.gfp)}),"
             f" pid {record.pid}, tgid {record.tgid} ({record.comm}),"

@@ -49,6 +49,9 @@ class PageRecorder(Protocol):
     def freed(self, pfn: int, order: int) -> None:
         """Take note of a block that is given back."""
 
+    def migrated(self, old: int, new: int, reason: str) -> None:
+        """Take note that what is in one frame is in another now."""
+
 
 class PageWatch:
     """Fault injection and page_owner of one page allocator.
@@ -85,3 +88,18 @@ class PageWatch:
         """
         if self.owner is not None:
             self.owner.freed(pfn, order)
+
+    def migrated(self, old: int, new: int, reason: str) -> None:
+        """Hear that a page has moved to another frame, before the old one is given back.
+
+        Parameters
+        ----------
+        old, new : int
+            Frames.
+        reason : str
+            As the kernel names it: ``"compaction"``.
+
+        Source: mm/page_owner.c:__folio_copy_owner, __set_page_owner_migrate_reason @6.1.192
+        """
+        if self.owner is not None:
+            self.owner.migrated(old, new, reason)
