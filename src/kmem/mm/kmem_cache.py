@@ -196,3 +196,4 @@ class KmemCaches:
             raise StateError("the list of caches and the caches themselves are of different times")
         self.slub.geometries.update(geometries)
         self.list.slab_caches = list(geometries.values())
+        self.aliases = {name: index for name, index in self.aliases.items() if index in geometries}
