@@ -22,7 +22,7 @@ from kmem.verify.object_bytes import verify_object_bytes
 from kmem.verify.random_sequence import sequence_of
 from kmem.verify.result import Result
 
-DATA = Path(__file__).parent.parent / "data" / "reports"
+DATA = Path(__file__).parent.parent / "data" / "object-bytes"
 RECORDINGS = sorted(DATA.glob("*/*.jsonl.zst"))
 # What the recorder notes of a cache that follows from the request.
 GEOMETRY = ("object_size", "size", "inuse", "offset", "red_left_pad", "objects", "min_partial", "cpu_partial_slabs")

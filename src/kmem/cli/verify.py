@@ -43,7 +43,8 @@ def command(paths: tuple[Path, ...], live: bool, stop_at_first: bool, as_json: b
     The model starts from the recorded state, repeats each recorded operation, and has to give
     the recorded page frames and objects; later state dumps have to be identical, list orders
     included. PATH is a recording or a folder that is searched for recordings; cmdline.txt and
-    dmesg-boot.txt beside a recording tell the machine's CPUs and boot options. A recording in a
+    dmesg-boot.txt beside a recording tell the machine's CPUs and boot options, NAME.dmesg.txt
+    what the kernel reported meanwhile, which has to be the model's report. A recording in a
     folder that shows what depends on something not recorded is skipped; named by itself, it is refused.
     """
     if live and paths:
