@@ -11,7 +11,7 @@ import pytest
 from kmem import Machine
 from kmem.errors import DeadlockError, KernelBug, KernelWarning, StateError
 from kmem.linux.delay import mdelay, msleep, udelay
-from kmem.linux.gfp import GFP_ATOMIC, GFP_KERNEL, GFP_NOWAIT
+from kmem.linux.gfp import GFP_ATOMIC, GFP_KERNEL, GFP_NOWAIT, alloc_pages
 from kmem.linux.interrupt import (
     DECLARE_TASKLET,
     Tasklet,
@@ -50,7 +50,14 @@ from kmem.linux.preempt import (
 )
 from kmem.linux.rcupdate import call_rcu, rcu_barrier, rcu_read_lock, rcu_read_unlock, synchronize_rcu
 from kmem.linux.sched import cond_resched, get_current, might_sleep, might_sleep_if
-from kmem.linux.slab import kfree, kmalloc
+from kmem.linux.slab import (
+    kfree,
+    kmalloc,
+    kmem_cache_alloc,
+    kmem_cache_create,
+    kmem_cache_destroy,
+    kmem_cache_shrink,
+)
 from kmem.linux.spinlock import (
     Spinlock,
     spin_is_locked,
@@ -178,6 +185,27 @@ def test_the_place_of_a_check_is_that_of_its_call(m: Machine) -> None:
             cond_resched()
         with pytest.raises(KernelWarning, match=r"invalid context at kernel/locking/mutex\.c:283"):
             mutex_lock(Mutex())
+
+
+def test_calls_are_checked_where_the_kernel_checks_them(m: Machine) -> None:
+    """Creating a cache takes a mutex, destroying and shrinking one first holds CPU hotplug off."""
+    cache = kmem_cache_create("units", 64, 0, 0, None)
+    mutex, hotplug, alloc = (
+        "kernel/locking/mutex.c:283",
+        "include/linux/percpu-rwsem.h:49",
+        "include/linux/sched/mm.h:274",
+    )
+    calls: list[tuple[str, Callable[[], object]]] = [
+        (mutex, lambda: kmem_cache_create("others", 64, 0, 0, None)),
+        (hotplug, lambda: kmem_cache_shrink(cache)),
+        (hotplug, lambda: kmem_cache_destroy(cache)),
+        (alloc, lambda: kmem_cache_alloc(cache, GFP_KERNEL)),
+        (alloc, lambda: alloc_pages(GFP_KERNEL, 3)),
+    ]
+    for place, call in calls:
+        with m.preempt_disabled(), pytest.raises(KernelWarning, match=f"invalid context at {re.escape(place)}"):
+            call()
+    kmem_cache_destroy(cache)
 
 
 def test_sleeping_in_an_interrupt_ends_it(m: Machine) -> None:

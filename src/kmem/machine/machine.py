@@ -481,7 +481,7 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
     def snapshot(self) -> MachineState:
         """Return a copy of the whole state, to go back to with :meth:`restore`.
 
-        Trace records and registered hooks are not part of it.
+        Trace records, registered hooks, tasks and timers are not part of it.
 
         Notes
         -----

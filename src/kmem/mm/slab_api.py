@@ -20,12 +20,12 @@ import operator
 import cython
 import numpy as np
 from cython.cimports.kmem.mm.page import PG_LARGE, PG_SLAB
-from cython.cimports.kmem.mm.page_alloc import GFP_DIRECT_RECLAIM_BIT
 from cython.cimports.kmem.mm.slab import NO_SLAB, NR_KMALLOC_INDEXES, NULL_OBJECT
 from cython.cimports.libc.string import memcpy, memset
 
 from kmem.errors import KernelWarning, StateError, UsageError
 from kmem.mm import slab_misuse
+from kmem.mm.might_sleep import check_may_sleep
 from kmem.mm.slab_common import CacheCreateError, get_order
 
 #: What a request of no bytes is given; it may be freed, but holds nothing.
@@ -220,7 +220,8 @@ def kmem_cache_create_usercopy(name, size, align, flags, useroffset, usersize, c
     if kernel.watch & WATCH_CTOR:
         raise UsageError("kmem_cache_create() called by a constructor", remedy="create caches beforehand")
     if kernel.watch:
-        kernel.watched(GFP_DIRECT_RECLAIM_BIT)
+        kernel.watched(0)
+        check_may_sleep(kernel, "kernel/locking/mutex.c", 283)
     if name is not None and not isinstance(name, str):
         raise TypeError(f"the name of a cache is a str, not {type(name).__name__}")
     if ctor is not None and not callable(ctor):
@@ -270,7 +271,8 @@ def kmem_cache_destroy(s):
     if kernel.watch & WATCH_CTOR:
         raise UsageError("kmem_cache_destroy() called by a constructor", remedy="destroy caches afterwards")
     if kernel.watch:
-        kernel.watched(GFP_DIRECT_RECLAIM_BIT)
+        kernel.watched(0)
+        check_may_sleep(kernel, "include/linux/percpu-rwsem.h", 49)
     if cache.geometry.refcount < 0:
         raise UsageError(f"cache {cache.name} is the kernel's own", remedy="destroy only what you created")
     done = kernel.caches.kmem_cache_destroy(cache.index)
@@ -294,7 +296,8 @@ def kmem_cache_shrink(s):
     cache: KmemCache = s
     usable(kernel, cache)
     if kernel.watch:
-        kernel.watched(GFP_DIRECT_RECLAIM_BIT)
+        kernel.watched(0)
+        check_may_sleep(kernel, "include/linux/percpu-rwsem.h", 49)
     return int(kernel.slub.kmem_cache_shrink(cache.index))
 
 
