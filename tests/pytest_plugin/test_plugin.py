@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 from textwrap import dedent
@@ -272,3 +274,10 @@ def test_a_marker_without_its_fixture_and_unknown_arguments(run):
 def test_tests_without_machines_are_left_alone(run):
     result = run("def test_plain():\n    pass\n")
     result.assert_outcomes(passed=1)
+
+
+def test_the_plugin_costs_other_test_runs_nothing():
+    """Every pytest run of a Python that has the package loads it, so it imports nothing heavy."""
+    code = "import sys, kmem.pytest_plugin; print(sorted({'numpy', 'kmem.machine.machine'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
