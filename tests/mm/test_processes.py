@@ -691,3 +691,58 @@ def test_no_huge_pages(ram: str, cmdline: str) -> None:
         a = p.mmap(0, 8 << 20, RW, PA)
         p.write(a + (4 << 20), b"x")
         assert huge_kb(p) == 0
+
+
+# Files
+
+
+def test_private_and_shared_mappings_of_a_file(machine: Machine) -> None:
+    files = machine.kernel.reclaim.filemap
+    file = files.open("/data", 100_000)
+    files.write("/data", b"hello file" * 1000)
+    p = machine.process("p")
+    private = p.mmap(0, 100_000, RW, MAP_PRIVATE, file)
+    shared = p.mmap(0, 100_000, RW, MAP_SHARED, file)
+    assert p.read(private, 10) == p.read(shared, 10) == b"hello file"
+    frame = machine.walk(p, shared).pfn
+    assert machine.walk(p, private).pfn == frame, "both map the page of the page cache"
+    assert machine.walk(p, private + 2 * PAGE).pfn is not None, "and pages around it that are in memory"
+    p.write(private, b"mine")
+    assert p.read(shared, 5) == b"hello"
+    p.write(shared + 5, b"-OURS")
+    assert files.read("/data", 0, 10) == b"hello-OURS"
+    assert machine.walk(p, shared).pfn == frame
+    assert p.read(private, 10) == b"mineo file"
+    major = p.maj_flt
+    p.read(shared + 90_000, 1)
+    assert p.maj_flt == major + 1
+    child = p.fork()
+    child.write(shared, b"child")
+    assert p.read(shared, 5) == b"child"
+    assert "/data" in p.maps()
+    machine.validate()
+    with pytest.raises(BusError):
+        p.read(p.mmap(0, 200_000, PROT_READ, MAP_SHARED, file) + 102_400, 1)
+
+
+def test_mapped_files_leave_under_pressure() -> None:
+    with Machine.boot("x86_64", ram="128M", reports="log") as m:
+        file = m.kernel.reclaim.filemap.open("/big", 160 << 20)
+        p = m.process("p")
+        a = p.mmap(0, 160 << 20, PROT_READ, MAP_SHARED, file)
+        p.touch(a, 160 << 20, write=False)
+        assert p.alive
+        assert resident(p) * PAGE < 128 << 20
+        m.validate()
+
+
+def test_kernel_stacks(machine: Machine) -> None:
+    """Each process has one: 16 KiB in the vmalloc area on x86-64, two of which are kept, 8 KiB of frames on i386."""
+    stat = machine.process("first")._vm.stat
+    kept = stat.global_node_page_state("nr_kernel_stack")
+    p = machine.process("p")
+    each = 16 if machine.arch == "x86_64" else 8
+    assert stat.global_node_page_state("nr_kernel_stack") == kept + each
+    assert machine.vmallocinfo().count("kernel_clone") == (2 if machine.arch == "x86_64" else 0)
+    p.exit()
+    assert stat.global_node_page_state("nr_kernel_stack") == kept

@@ -47,6 +47,10 @@ __all__ = ["copy_process", "create_process", "dup_mm", "exit_mm", "kill_process"
 
 _PID_MAX = 32768
 _THREADINFO_GFP = GFP_KERNEL | __GFP_ACCOUNT | __GFP_ZERO | __GFP_NOWARN
+_ACCOUNT = __GFP_ACCOUNT
+_STACK_ORDER_32 = 1
+_THREAD_SIZE_64 = 16 << 10
+_NR_CACHED_STACKS = 2
 #: What execve() adds to the pages that hold the arguments.
 _STACK_EXPAND = 131072
 #: End of a small program: where the heap begins.
@@ -227,34 +231,62 @@ def _share_swap(vm: Vm, dst: VmArea, src: VmArea, at: int, entry: int) -> int:
 # Tasks
 
 
+def _alloc_thread_stack(vm: Vm) -> int | None:
+    """Make a kernel stack: in the vmalloc area on x86-64, where two are kept for each CPU; a block of frames on i386.
+
+    Returns an address or a frame; None if there is no memory.
+
+    Source: kernel/fork.c:alloc_thread_stack_node @6.1.192
+    """
+    if vm.arch == "i386":
+        frame = vm.page_alloc.alloc_pages(_THREADINFO_GFP, _STACK_ORDER_32)
+        return None if frame == NO_FRAME else frame
+    kept = vm.cached_stacks.setdefault(vm.page_alloc.cpu, [])
+    if kept:
+        return kept.pop()
+    gfp = _THREADINFO_GFP & ~_ACCOUNT
+    return vm.kernel.vmalloc.vmalloc_node_range(_THREAD_SIZE_64, _THREAD_SIZE_64, gfp, caller="kernel_clone")
+
+
+def _free_thread_stack(vm: Vm, stack: int) -> None:
+    """Source: kernel/fork.c:free_thread_stack, thread_stack_free_rcu @6.1.192."""
+    if vm.arch == "i386":
+        vm.page_alloc.free_pages(stack, _STACK_ORDER_32)
+        return
+    kept = vm.cached_stacks.setdefault(vm.page_alloc.cpu, [])
+    if len(kept) < _NR_CACHED_STACKS:
+        kept.append(stack)
+    else:
+        vm.kernel.vmalloc.vfree(stack)
+
+
+def _account_kernel_stack(vm: Vm, stack: int, sign: int) -> None:
+    """Source: kernel/fork.c:account_kernel_stack @6.1.192."""
+    if vm.arch == "i386":
+        vm.mod_node(stack, "nr_kernel_stack", sign * 4 << _STACK_ORDER_32)
+        return
+    for offset in range(0, _THREAD_SIZE_64, PAGE_SIZE):
+        frame = vm.kernel.vmalloc.vmalloc_to_pfn(stack + offset)
+        assert frame is not None  # a stack has all its pages
+        vm.mod_node(frame, "nr_kernel_stack", sign * 4)
+
+
 def _alloc_task(vm: Vm, comm: str) -> Task | None:
     """Make a task: its structure and its kernel stack.
 
-    Source: kernel/fork.c:dup_task_struct, alloc_thread_stack_node @6.1.192
-    Differs: the four pages of a stack on x86-64 are not mapped in the vmalloc area.
+    Source: kernel/fork.c:dup_task_struct @6.1.192
     """
     obj = vm.alloc_object("task_struct")
     if obj is None:
         return None
-    order = 0 if vm.arch == "x86_64" else 1
-    frames: list[int] = []
-    for _ in range(4 if vm.arch == "x86_64" else 1):
-        frame = vm.page_alloc.alloc_pages(_THREADINFO_GFP, order)
-        if frame == NO_FRAME:
-            _free_stack(vm, frames, order)
-            vm.free_object("task_struct", obj)
-            return None
-        frames.append(frame)
-    for frame in frames:
-        vm.mod_node(frame, "nr_kernel_stack", 4 << order)
+    stack = _alloc_thread_stack(vm)
+    if stack is None:
+        vm.free_object("task_struct", obj)
+        return None
+    _account_kernel_stack(vm, stack, 1)
     task = Task(pid=vm.alloc_pid(), comm=comm[:15])
-    vm.task_memory[task.pid] = (obj, frames, order)
+    vm.task_memory[task.pid] = (obj, stack)
     return task
-
-
-def _free_stack(vm: Vm, frames: list[int], order: int) -> None:
-    for frame in frames:
-        vm.page_alloc.free_pages(frame, order)
 
 
 def release_task(vm: Vm, task: Task) -> None:
@@ -262,10 +294,9 @@ def release_task(vm: Vm, task: Task) -> None:
 
     Source: kernel/exit.c:release_task, kernel/fork.c:free_task @6.1.192
     """
-    obj, frames, order = vm.task_memory.pop(task.pid)
-    for frame in frames:
-        vm.mod_node(frame, "nr_kernel_stack", -(4 << order))
-    _free_stack(vm, frames, order)
+    obj, stack = vm.task_memory.pop(task.pid)
+    _account_kernel_stack(vm, stack, -1)
+    _free_thread_stack(vm, stack)
     vm.free_object("task_struct", obj)
     vm.tasks.pop(task.pid, None)
     vm.processes.pop(task.pid, None)

@@ -32,6 +32,7 @@ from kmem.mm.mm_types import (
     PAGE_SIZE,
     VM_SHARED,
     VM_WRITE,
+    Mapping,
     MmStruct,
     VmArea,
 )
@@ -282,11 +283,21 @@ def _file_page(fault: _Fault) -> tuple[Folio | None, FaultResult]:
     """The page of the file, with a reference, and how getting it went (__do_fault)."""
     mapping = fault.vma.vm_file
     assert mapping is not None
+    major = not mapping.shmem and not _in_memory(fault, mapping)
     try:
         folio = mapping.fault(fault.vma.page_index(fault.addr), GFP_HIGHUSER_MOVABLE)
     except IndexError:
         return None, FaultResult.SIGBUS
-    return folio, FaultResult.DONE if folio is not None else FaultResult.OOM
+    if folio is None:
+        return None, FaultResult.OOM
+    return folio, FaultResult.MAJOR if major else FaultResult.DONE
+
+
+def _in_memory(fault: _Fault, mapping: Mapping) -> bool:
+    folio = mapping.find(fault.vma.page_index(fault.addr))
+    if folio is not None:
+        fault.vm.folios.put(folio)
+    return folio is not None
 
 
 def _do_read_fault(fault: _Fault) -> FaultResult:

@@ -141,8 +141,9 @@ class Vm:
         self.mms: list[MmStruct] = []
         #: Who holds each process, by pid (:class:`kmem.mm.process.Process`).
         self.processes: dict[int, Any] = {}
-        #: Structure, frames and order of the kernel stack of each task.
-        self.task_memory: dict[int, tuple[int, list[int], int]] = {}
+        #: Structure and kernel stack of each task, and stacks kept for the next ones, by CPU.
+        self.task_memory: dict[int, tuple[int, int]] = {}
+        self.cached_stacks: dict[int, list[int]] = {}
         #: Page faults by pid and whether they had to wait for a disk.
         self.busy: Counter[int] = Counter()
         #: Processes that are to end when they leave the kernel, and how often each is in it.
