@@ -22,8 +22,17 @@ from typing import Any
 import pytest
 
 from kmem import Machine
-from kmem.errors import KernelPanic, ProcessKilled
-from kmem.mm.gfp import GFP_KERNEL, GFP_NOFS
+from kmem.errors import DeadlockError, KernelPanic, ProcessKilled
+from kmem.mm.gfp import (
+    __GFP_NOFAIL,
+    __GFP_NORETRY,
+    __GFP_NOWARN,
+    __GFP_RETRY_MAYFAIL,
+    GFP_ATOMIC,
+    GFP_KERNEL,
+    GFP_NOFS,
+    GFP_NOIO,
+)
 from kmem.mm.hooks import Request
 from kmem.mm.mman import MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PROT_WRITE
 from kmem.mm.oom_kill import OOM_SCORE_ADJ_MIN, oom_badness
@@ -230,3 +239,76 @@ def test_a_protected_process_makes_another_one_die() -> None:
         assert hog.alive
         m.kernel.reclaim.validate()
         m.validate()
+
+
+@pytest.mark.parametrize(
+    ("gfp", "order", "error"),
+    [
+        (GFP_KERNEL, 0, KernelPanic),
+        (GFP_KERNEL | __GFP_NOFAIL, 0, KernelPanic),
+        (GFP_KERNEL | __GFP_NOFAIL, 5, DeadlockError),  # the OOM killer does not help costly orders
+        (GFP_NOFS, 0, DeadlockError),  # nor those who may not enter file systems
+        (GFP_NOIO, 2, DeadlockError),
+    ],
+)
+def test_requests_that_the_kernel_would_try_for_ever_end(gfp: int, order: int, error: type[Exception]) -> None:
+    with Machine.boot("x86_64", ram="128M", reports="log") as m:
+        while m.page_alloc.alloc_pages(GFP_ATOMIC | __GFP_NOWARN, 0) >= 0:
+            pass
+        with pytest.raises(error):
+            m.page_alloc.alloc_pages(gfp, order)
+        assert m.page_alloc.task_flags == 0
+        m.validate()
+
+
+@pytest.mark.parametrize("flag", [__GFP_NORETRY, __GFP_RETRY_MAYFAIL])
+@pytest.mark.parametrize("order", [0, 2, 5])
+def test_requests_that_may_fail_do_so_and_kill_nobody(flag: int, order: int) -> None:
+    with Machine.boot("x86_64", ram="128M", reports="log") as m:
+        bystander = m.process("bystander")
+        while m.page_alloc.alloc_pages(GFP_ATOMIC | __GFP_NOWARN, 0) >= 0:
+            pass
+        assert m.page_alloc.alloc_pages(GFP_KERNEL | flag, order) < 0
+        assert bystander.alive
+        m.validate()
+
+
+def test_others_free_what_a_request_without_file_systems_waits_for() -> None:
+    with Machine.boot("x86_64", ram="128M", reports="log") as m:
+        held = []
+        while (pfn := m.page_alloc.alloc_pages(GFP_ATOMIC | __GFP_NOWARN, 0)) >= 0:
+            held.append(pfn)
+
+        def helper() -> None:
+            for pfn in held[:2000]:
+                m.page_alloc.free_pages(pfn, 0)
+
+        m.spawn(helper)
+        assert m.page_alloc.alloc_pages(GFP_NOFS, 0) >= 0
+        m.validate()
+
+
+def test_two_tasks_eat_memory_and_one_of_them_dies() -> None:
+    def once() -> str:
+        with Machine.boot("x86_64", ram="128M", cmdline="transparent_hugepage=never", seed=3) as m:
+            ended = []
+
+            def eat(name: str, mib: int) -> None:
+                process = m.process(name)
+                try:
+                    for _ in range(mib):
+                        area = process.mmap(0, MIB, RW, PRIVATE)
+                        for offset in range(0, MIB, 4096):
+                            process.write(area + offset, b"x")
+                        m.cond_resched()
+                except ProcessKilled:
+                    ended.append(name)
+
+            m.spawn(eat, "small", 25)
+            m.spawn(eat, "large", 80)
+            m.sched.run()
+            assert ended == ["large"]
+            m.validate()
+            return m.log.text()
+
+    assert once() == once()

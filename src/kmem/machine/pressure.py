@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from kmem.errors import ConfigError
 from kmem.machine.observe import slab_pages, view_caches
-from kmem.mm.gfp import __GFP_DMA, __GFP_DMA32, __GFP_NOWARN
+from kmem.mm.gfp import __GFP_DMA, __GFP_DMA32, __GFP_FS, __GFP_NOWARN
 from kmem.mm.hooks import CompactResult, Hooks, Request
 from kmem.mm.oom_kill import SlabUsage
 from kmem.mm.printk import KERN_WARNING
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PRESSURE_SYSCTLS", "Pressure", "make_reclaim", "pressure_sysctl"]
 
-_DMA, _DMA32, _NOWARN = __GFP_DMA, __GFP_DMA32, __GFP_NOWARN
-_TICK_NS = 4_000_000
+_DMA, _DMA32, _FS, _NOWARN = __GFP_DMA, __GFP_DMA32, __GFP_FS, __GFP_NOWARN
+_RETRY_NS = 100_000_000
 _MAX_REQUESTS = 64
 
 #: Sysctls of reclaim: which part keeps them, and the highest value that the kernel takes.
@@ -139,15 +139,36 @@ class Pressure(Hooks):
         return self.reclaim.vmscan.zone_reclaimable_pages(zone)
 
     def out_of_memory(self, request: Request) -> bool:
-        """Kill a process; see :meth:`kmem.mm.oom_kill.OomKiller.out_of_memory`."""
-        return self.reclaim.oom.out_of_memory(request)
+        """Kill a process; see :meth:`kmem.mm.oom_kill.OomKiller.out_of_memory`.
+
+        Raises
+        ------
+        DeadlockError
+            If the request may not enter file systems, and so waits for others of whom there are none.
+
+        Source: mm/page_alloc.c:__alloc_pages_may_oom @6.1.192
+        Differs: such a request tries again without a pause in the kernel.
+        """
+        hope = self.reclaim.oom.out_of_memory(request)
+        if hope and not request.gfp & _FS and not self.reclaim.kernel.current.killed:
+            return self._wait("memory that only others can free", 10 * _RETRY_NS)
+        return hope
 
     def wait(self, request: Request) -> bool:
-        """Let others run for a tick before a ``__GFP_NOFAIL`` request tries again; False if there is nobody else."""
+        """Let others run for a while before a request tries again that must not fail; False if there is nobody else.
+
+        Raises
+        ------
+        DeadlockError
+            If nobody else has done anything for long.
+        """
+        return self._wait("memory that must not be refused", _RETRY_NS)
+
+    def _wait(self, why: str, timeout_ns: int) -> bool:
         sched = self.reclaim.kernel.sched
         if sched is None:
             return False
-        sched.schedule("memory that must not be refused", _TICK_NS, retry=True)
+        sched.schedule(why, timeout_ns, retry=True)
         return True
 
     def warn_alloc(self, request: Request) -> None:
