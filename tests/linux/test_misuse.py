@@ -362,19 +362,23 @@ def test_each_thread_has_its_own_machine() -> None:
 
 @pytest.mark.parametrize("how", ["preempt", "irqs"])
 def test_sleeping_where_one_must_not(m: Machine, how: str) -> None:
+    mine = kmem_cache_create("mine", 100)
     if how == "preempt":
         m.kernel.preempt_count += 1
     else:
         m.kernel.irqs_disabled = True
     cache = m.cache("kmalloc-64")
-    for call in (
-        lambda: kmalloc(64, GFP_KERNEL),
-        lambda: kmalloc(20_000, GFP_KERNEL),
-        lambda: kmem_cache_alloc(cache, GFP_KERNEL),
-        lambda: alloc_pages(GFP_KERNEL, 0),
-        lambda: kmem_cache_create("atomic", 100),
+    might_alloc, mutex, rwsem = "sched/mm.h:274", "locking/mutex.c:283", "percpu-rwsem.h:49"
+    for call, place in (
+        (lambda: kmalloc(64, GFP_KERNEL), might_alloc),
+        (lambda: kmalloc(20_000, GFP_KERNEL), might_alloc),
+        (lambda: kmem_cache_alloc(cache, GFP_KERNEL), might_alloc),
+        (lambda: alloc_pages(GFP_KERNEL, 0), might_alloc),
+        (lambda: kmem_cache_create("atomic", 100), mutex),
+        (lambda: kmem_cache_shrink(cache), rwsem),
+        (lambda: kmem_cache_destroy(mine), rwsem),
     ):
-        with pytest.raises(KernelWarning, match="sleeping function called from invalid context"):
+        with pytest.raises(KernelWarning, match=f"sleeping function called from invalid context at .*{place}"):
             call()
     for call in (lambda: kmalloc(64, GFP_ATOMIC), lambda: alloc_pages(GFP_NOWAIT, 0), lambda: kmalloc(0, GFP_KERNEL)):
         assert call() is not None

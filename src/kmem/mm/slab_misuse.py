@@ -15,9 +15,11 @@ from __future__ import annotations
 import operator
 from typing import TYPE_CHECKING, Any
 
-from kmem.errors import KernelOops, KernelWarning, UsageError
+from kmem.errors import KernelWarning, UsageError
 from kmem.mm.bug import bug, dump_stack, panic, warn, warning
+from kmem.mm.fault import page_fault_oops
 from kmem.mm.page import KIND_NAMES
+from kmem.mm.pgtable import PageFault
 from kmem.mm.slab_flags import SLAB_PANIC
 from kmem.profile import format_gfp, profile_for
 
@@ -178,14 +180,7 @@ def no_linear_address(kernel: Kernel, addr: int, function: str) -> None:
     """
     if addr <= kernel.ulong_max and kernel.arch == "x86_64":
         page = _VMEMMAP_START + ((addr - kernel.page_offset) % (1 << 64) >> _PAGE_SHIFT) * _SIZEOF_PAGE + 8
-        lines = [
-            f"BUG: unable to handle page fault for address: {page % (1 << 64):016x}",
-            "#PF: supervisor read access in kernel mode",
-            "#PF: error_code(0x0000) - not-present page",
-            f"RIP: {function} of {addr:#x}",
-            *dump_stack(kernel),
-        ]
-        kernel.report(KernelOops("\n".join(lines)))
+        kernel.report(page_fault_oops(kernel, PageFault(page % (1 << 64), 0)))
     raise UsageError(
         f"{function}({addr:#x}): no address of the linear map", remedy="free what kmalloc() or kmem_cache_alloc() gave"
     )
