@@ -8,7 +8,7 @@ import re
 import pytest
 
 from kmem import Machine
-from kmem.errors import StateError
+from kmem.errors import StateError, UsageError
 from kmem.linux.gfp import (
     __GFP_COMP,
     GFP_ATOMIC,
@@ -284,3 +284,14 @@ def test_faults_of_one_task_only(m):
         m.join(task)
     assert answers == {"marked": True, "other": False}
     assert kmalloc(64, GFP_ATOMIC) is not None
+
+
+def test_memory_that_is_not_there(m):
+    leaks = m.enable_kmemleak()
+    for call in (leaks.add_root, leaks.alloc):
+        with pytest.raises(UsageError, match="nothing is mapped at 0x1000"):
+            call(0x1000, 8)
+        with pytest.raises(UsageError, match="hold no references"):
+            call(m.page_offset, 0)
+    assert leaks.unfreed() == []
+    assert leaks.scan() == 0

@@ -401,3 +401,24 @@ def test_meminfo_moves_with_the_machine(m):
     assert after["MemTotal"] == before["MemTotal"]
     assert before["MemFree"] - after["MemFree"] >= 760
     assert after["MemAvailable"] < after["MemFree"]
+
+
+#: A paragraph of alloc_traces: who, how many, what is wasted, ages, tasks; then the stack, and an empty line.
+TRACES = re.compile(
+    r" *\d+ \S.*?(?: waste=\d+/\d+)? age=\d+(?:/\d+/\d+)? pid=\d+(?:-\d+)?(?: cpus=[\d,-]+)?(?: nodes=[\d,-]+)?\n"
+    r"(?:(?: {8}\S.*\n)+\n)?"
+)
+
+
+def test_traces_have_the_form_of_a_real_kernel():
+    real = gzip.decompress((DATA / "alloc_traces-amd64.txt.gz").read_bytes()).decode()
+    counts = [int(match[0].split()[0]) for match in TRACES.finditer(real)]
+    assert TRACES.sub("", real.rpartition("\n\n")[0] + "\n\n") == ""
+    assert counts == sorted(counts, reverse=True)
+    with Machine.boot("x86_64", ram="256M", cmdline="slub_debug=U,kmalloc-96") as m:
+        for number in range(20):
+            m.kmalloc(65 + number % 3, GFP_KERNEL)
+            m.kernel.clock.advance(10_000_000)
+        mine = m.sys("kernel/debug/slab/kmalloc-96/alloc_traces")
+    assert TRACES.sub("", mine) == ""
+    assert len(TRACES.findall(mine)) == 3, "a location for each size that was asked for"

@@ -34,6 +34,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
+from kmem.errors import UsageError
 from kmem.mm.aids import Aid
 from kmem.mm.callers import NOWHERE, Site, python_values, stack_sites
 from kmem.mm.page_watch import block_of
@@ -275,8 +276,15 @@ class Kmemleak(Aid):
     def alloc(self, addr: int, size: int, min_count: int = 1) -> None:
         """Register memory that no allocator has reported.
 
+        Raises
+        ------
+        UsageError
+            Nothing is mapped there.
+
         Source: mm/kmemleak.c:kmemleak_alloc @6.1.192
         """
+        self._check_size(size)
+        self._read(addr, size)
         self._create(addr, size, "other", "", min_count)
 
     def free(self, addr: int) -> None:
@@ -343,8 +351,21 @@ class Kmemleak(Aid):
             object.trace = stack_sites()
 
     def add_root(self, addr: int, size: int) -> None:
-        """Search this memory first: what it refers to is in use. It stands for a data section."""
+        """Search this memory first: what it refers to is in use. It stands for a data section.
+
+        Raises
+        ------
+        UsageError
+            Nothing is mapped there.
+        """
+        self._check_size(size)
+        self._read(addr, size)
         self._roots.append((addr, size))
+
+    @staticmethod
+    def _check_size(size: int) -> None:
+        if size <= 0:
+            raise UsageError(f"{size} bytes of memory hold no references", remedy="give a size above 0")
 
     def remove_root(self, addr: int) -> None:
         """Take back :meth:`add_root`."""
