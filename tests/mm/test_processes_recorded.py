@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The same system calls and memory accesses as a program made on real kernels: same answers, maps and sizes.
 
-``tests/data/processes`` holds what a small static program printed that maps, unmaps, protects, moves, touches and
-forks, and reads its own ``/proc/self/maps`` and ``status`` in between (Linux 6.1, amd64 and i386, norandmaps, huge
-pages "always"). Compared are every answer, every area that is not the program's own file, and the growth of sizes
+``tests/data/processes`` holds what small static programs printed that map, unmap, protect, move, touch and fork, by a
+plan or at random, and read their own ``/proc/self/maps`` and ``status`` in between (Linux 6.1, amd64 and i386,
+norandmaps, huge pages "always"). Compared are every answer, every area that is not the program's own file, and the growth of sizes
 and resident pages since the program's start.
 """
 
@@ -19,6 +19,8 @@ import pytest
 
 from kmem import Machine
 from kmem.linux.mman import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE
+from kmem.linux.uaccess import clear_user
+from kmem.mm.mm_types import VM_IO, VM_MAYREAD, VM_PFNMAP, VM_READ
 from kmem.mm.process import Process
 from kmem.mm.shmem import ShmemMapping
 
@@ -63,7 +65,13 @@ class Twin:
                 self.process.mmap(area.start, size, prot, flags, ShmemMapping(machine.kernel.vm, size, area.name))
             else:
                 self.process.mmap(area.start, size, prot, flags | MAP_ANONYMOUS)
-            if not area.name.startswith("[v"):  # nobody calls what the kernel maps for it
+            if area.name.startswith("[v"):  # the kernel's own, which nobody calls and nothing joins
+                vma = mm.vma_lookup(area.start)
+                assert vma is not None
+                vma.name = area.name
+                if area.name == "[vvar]":
+                    vma.vm_flags = VM_READ | VM_MAYREAD | VM_IO | VM_PFNMAP
+            else:
                 self.process.read(area.start, 1)
             if "w" in area.perms:  # its buffer, two pages of which it has used
                 self.process.touch(area.start, 2 * PAGE)
@@ -93,12 +101,32 @@ class Twin:
                 process.madvise(a, b, c)
             elif name == "brk":
                 return process.brk(a)
+            elif name == "zero":
+                return self.zero(process, a, b)
+            elif name == "fork":
+                self.fork(process)
             else:
                 raise AssertionError(name)
         except OSError as error:
             assert error.errno is not None
             return -error.errno
         return 0
+
+    def zero(self, process: Process, addr: int, size: int) -> int:
+        """Read from /dev/zero: the kernel clears the process's memory as far as it can."""
+        with process.running():
+            done = size - clear_user(addr, size)
+        return done or -errno.EFAULT
+
+    def fork(self, process: Process) -> None:
+        """A child that ends at once. Both had to copy the program's own pages, or to find that they need not."""
+        child = process.fork()
+        process.write(process.mm.start_stack, b"\1")
+        child.exit()
+        for area in self.own:
+            if "w" in area.perms:
+                process.write(area.start, b"\1")
+                process.write(area.start + PAGE, b"\1")
 
     def compare(self, process: Process, maps: str, status: str, where: str) -> None:
         """Areas and sizes of now; the areas of the program's file stand for themselves on both sides."""
@@ -116,9 +144,10 @@ def value(text: str, bits: int) -> int:
     return number - (1 << bits) if number >= (1 << bits) - PAGE else number
 
 
-@pytest.mark.parametrize(("arch", "preset", "ram", "bits"), [("amd64", "x86_64", "1G", 64), ("i386", "i386", "2G", 32)])
-def test_a_program_does_the_same_as_on_a_real_kernel(arch: str, preset: str, ram: str, bits: int) -> None:
-    with gzip.open(DATA / f"{arch}.txt.gz", "rt") as file:
+@pytest.mark.parametrize("path", sorted(DATA.glob("*.txt.gz")), ids=lambda path: path.name.removesuffix(".txt.gz"))
+def test_a_program_does_the_same_as_on_a_real_kernel(path: Path) -> None:
+    preset, ram, bits = ("x86_64", "1G", 64) if path.name.startswith("amd64") else ("i386", "2G", 32)
+    with gzip.open(path, "rt") as file:
         text = file.read()
     parts = re.findall(
         r"^(?:MAPS\n((?:[0-9a-f]+-.*\n)+)STATUS\n((?:\w+:.*\n)+)END|OP (.*)|(CHILD|PARENT))$",

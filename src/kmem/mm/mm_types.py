@@ -176,7 +176,7 @@ class VmArea:
     object : int
         Physical address of the kernel's structure in the cache ``vm_area_struct``.
     name : str or None
-        Special name in ``/proc/PID/maps``.
+        Name of a mapping of the kernel's own (``[vdso]``); it is never joined with others, nor split.
     """
 
     __slots__ = (

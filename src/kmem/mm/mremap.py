@@ -2,7 +2,7 @@
 """Mappings that grow, shrink or move with their pages.
 
 Source: mm/mremap.c @6.1.192
-Differs: page tables move entry by entry; MREMAP_DONTUNMAP is refused.
+Differs: tables of a gigabyte do not move as one; MREMAP_DONTUNMAP is refused.
 """
 
 from __future__ import annotations
@@ -208,21 +208,56 @@ def _copy_vma(vm: Vm, vma: VmArea, addr: int, length: int, pgoff: int) -> tuple[
 def _move_page_tables(vm: Vm, vma: VmArea, old_addr: int, new_vma: VmArea, new_addr: int, length: int) -> int:
     """Move entries to the new place; the bytes that were dealt with before memory for a table ran out.
 
-    Source: mm/mremap.c:move_page_tables, move_ptes @6.1.192
+    Piece by piece, as far as one table of pages reaches on either side. A whole table, or a huge page, moves as one
+    entry of the level above.
+
+    Source: mm/mremap.c:move_page_tables @6.1.192
     """
-    table, size = vma.vm_mm.page_table, vm.layout.pmd_size
-    for start, _, _, _ in [found for found in table.entries(old_addr, old_addr + length) if found[1] < vm.layout.last]:
-        split_huge_pmd(vm, vma, start)
-    for addr, _, at, _ in list(table.entries(old_addr, old_addr + length)):
-        target = addr - old_addr + new_addr
-        if table.huge(target):
-            split_huge_pmd(vm, new_vma, target & -size)
-        new_at = table.alloc(target)
+    size, table = vm.layout.pmd_size, vma.vm_mm.page_table
+    level = vm.layout.last - 1
+    done = 0
+    while done < length:
+        old, new = old_addr + done, new_addr + done
+        extent = min(size - old % size, size - new % size, length - done)
+        old_at = table.offset(old, level)
+        entry = 0 if old_at is None else table.read(old_at)
+        if old_at is None or not entry:
+            done += extent
+            continue
+        new_at = table.alloc(new, level)
         if new_at is None:
-            return addr - old_addr
-        entry = table.read(at)
+            return done
+        if extent == size and not table.read(new_at):
+            _move_pmd(vm, old_at, new_at, vma)
+        else:
+            if not table.is_table(level, entry):
+                split_huge_pmd(vm, vma, old & -size)
+            if table.alloc(new) is None:
+                return done
+            _move_ptes(vm, vma, old, new, extent)
+        done += extent
+    return done
+
+
+def _move_pmd(vm: Vm, old_at: int, new_at: int, vma: VmArea) -> None:
+    """Source: mm/mremap.c:move_normal_pmd, mm/huge_memory.c:move_huge_pmd @6.1.192."""
+    table = vma.vm_mm.page_table
+    entry = table.read(old_at)
+    table.write(old_at, 0)
+    if not table.is_table(vm.layout.last - 1, entry):
+        table.deposit(new_at, table.withdraw(old_at))
+        if vm.layout.soft_dirty:
+            entry |= PAGE_SOFT_DIRTY
+    table.write(new_at, entry)
+
+
+def _move_ptes(vm: Vm, vma: VmArea, old: int, new: int, extent: int) -> None:
+    """Source: mm/mremap.c:move_ptes @6.1.192."""
+    table = vma.vm_mm.page_table
+    for addr, _, at, entry in list(table.entries(old, old + extent)):
+        target = table.offset(addr - old + new)
+        assert target is not None  # its table was made before
         table.write(at, 0)
         if vm.layout.soft_dirty and pte_present(entry):
             entry |= PAGE_SOFT_DIRTY
-        table.write(new_at, entry)
-    return length
+        table.write(target, entry)

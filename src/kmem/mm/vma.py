@@ -10,7 +10,7 @@ Differs: no memory policies, userfaultfd or named anonymous areas.
 
 from __future__ import annotations
 
-from errno import ENOMEM
+from errno import EINVAL, ENOMEM
 from os import strerror
 from typing import TYPE_CHECKING, NoReturn
 
@@ -267,12 +267,14 @@ def split_vma(vm: Vm, mm: MmStruct, vma: VmArea, addr: int, new_below: bool, lim
     Raises
     ------
     OSError
-        ENOMEM: too many areas, or no memory. Nothing has changed then.
+        ENOMEM: too many areas, or no memory. EINVAL: a mapping of the kernel's own. Nothing has changed then.
 
-    Source: mm/mmap.c:split_vma, __split_vma @6.1.192
+    Source: mm/mmap.c:split_vma, __split_vma, special_mapping_split @6.1.192
     """
     if limit and mm.map_count >= vm.sysctls.max_map_count:
         fail(ENOMEM)
+    if vma.name is not None:
+        fail(EINVAL)  # what the kernel maps for a process is whole or gone
     new = vm_area_dup(vm, vma)
     if new is None:
         fail(ENOMEM)
