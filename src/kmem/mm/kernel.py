@@ -239,6 +239,7 @@ class Kernel:
         ram = self._ram
         self.ram = None
         self.page_alloc.detach_ram()
+        self.slub.ram_base = 0  # whoever still holds the caches finds objects without bytes
         if ram is not None:
             ram.close()
 

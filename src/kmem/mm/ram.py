@@ -19,6 +19,7 @@ Differs: the bytes of the whole physical address space are there, holes and devi
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import ctypes.util
 import errno
@@ -192,10 +193,16 @@ class Ram:
         return array
 
     def close(self) -> None:
-        """Give the host's memory back; views that are still held keep the mapping alive."""
+        """Give the host's memory back: at once, or when the last view that somebody holds is gone."""
+        if self.fd < 0 and self._map.closed:
+            return
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+        with contextlib.suppress(BufferError):
+            for view in (self.u32, self.u64, self._view):
+                view.release()
+            self._map.close()
 
 
 def _memory_file(size_bytes: int) -> int:
