@@ -33,18 +33,9 @@ _TYPE_WORDS = frozenset(
     ["unsigned", "signed", "int", "long", "short", "char", "void", "const", "volatile", "bool", "struct", "enum"]
     + [f"{prefix}{bits}" for prefix in ("u", "s", "__u", "__s") for bits in (8, 16, 32, 64)]
 )
-_LEVELS = (
-    ("||",),
-    ("&&",),
-    ("|",),
-    ("^",),
-    ("&",),
-    ("==", "!="),
-    ("<", ">", "<=", ">="),
-    ("<<", ">>"),
-    ("+", "-"),
-    ("*", "/", "%"),
-)
+_LEVELS = (("||",), ("&&",), ("|",), ("^",), ("&",), ("==", "!="), ("<", ">", "<=", ">="), ("<<", ">>"), ("+", "-"))
+_LEVELS += (("*", "/", "%"),)
+_LEVEL_OF = {operator: level for level, operators in enumerate(_LEVELS) for operator in operators}
 _MASK = (1 << 64) - 1
 _LONGEST = 65536
 _DEEPEST = 100
@@ -109,7 +100,10 @@ class PrintFormat:
         """
         if key not in self.keys:
             raise Unknown(f"no {key}= in the format")
-        return compile_expression(self.keys[key])(fields)
+        try:
+            return compile_expression(self.keys[key])(fields)
+        except RecursionError:
+            raise Unknown("nested too deeply") from None
 
 
 def _split(text: str) -> list[str]:
@@ -139,7 +133,10 @@ def compile_expression(text: str) -> Node:
         It is no expression of the sort that print formats hold.
     """
     parser = _Parser(text)
-    node = parser.ternary()
+    try:
+        node = parser.ternary()
+    except RecursionError:
+        raise Unknown("nested too deeply") from None
     if parser.at < len(parser.tokens):
         raise Unknown(f"cannot read {text[:60]!r}")
     return node
@@ -190,13 +187,11 @@ class _Parser:
         return condition
 
     def binary(self, level: int) -> Node:
-        if level == len(_LEVELS):
-            return self.unary()
-        left = self.binary(level + 1)
-        while self.kind() == "op" and self.peek() in _LEVELS[level]:
+        left = self.unary()
+        while self.kind() == "op" and _LEVEL_OF.get(self.peek(), -1) >= level:
             operator = self.peek()
             self.at += 1
-            left = _operation(operator, left, self.binary(level + 1))
+            left = _operation(operator, left, self.binary(_LEVEL_OF[operator] + 1))
         return left
 
     def unary(self) -> Node:
@@ -274,8 +269,11 @@ class _Parser:
             self.eat("{")
             bits = self.ternary()
             self.eat(",")
-            pairs.append((bits, self.peek().strip('"')))
-            self.at += 1
+            if self.kind() == "string":
+                pairs.append((bits, self.peek().strip('"')))
+                self.at += 1
+            else:
+                self.ternary()  # newer kernels end the list with an entry of nothing: { 0, ((void *)0) }
             self.eat("}")
         self.eat(")")
         table = [(_number(bits({})) & _MASK, text) for bits, text in pairs]
