@@ -16,6 +16,7 @@ from kmem.machine.meminfo import view_meminfo
 from kmem.machine.procfs import PROC_FILES, format_meminfo, format_proc
 from kmem.machine.slab_traces import TRACE_FILES, slab_traces, traced_caches
 from kmem.machine.sysfs import SlabSysfs
+from kmem.machine.vmstat import format_vmstat, view_vmstat
 from kmem.mm.alloc_tag import AllocTags
 from kmem.mm.fault_inject import FaultAttr
 from kmem.mm.page_owner import PageOwner
@@ -91,13 +92,15 @@ def read_proc(machine: Any, name: str) -> str:
         return format_meminfo(view_meminfo(machine))
     if name == "vmallocinfo":
         return str(machine.vmallocinfo())
+    if name == "vmstat":
+        return format_vmstat(view_vmstat(machine))
     own = _self_files(machine)
     if name in own:
         return own[name][0]()
     tags = next((aid for aid in machine.kernel.aids if isinstance(aid, AllocTags)), None)
     if name == "allocinfo" and tags is not None:
         return tags.allocinfo()
-    names = [*PROC_FILES, "meminfo", "vmallocinfo", *own, *(["allocinfo"] if tags else [])]
+    names = [*PROC_FILES, "meminfo", "vmallocinfo", "vmstat", *own, *(["allocinfo"] if tags else [])]
     raise UsageError(f"no /proc/{name}", remedy=f"there are {', '.join(sorted(names))}")
 
 

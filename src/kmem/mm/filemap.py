@@ -423,13 +423,21 @@ class Filemap:
         Differs: a writer waits for single pages, not for a time worked out from its rate.
         """
         self.complete_writes()
-        available = self._dirtyable_memory()
-        background = available * self.dirty_background_ratio // 100
-        limit = available * self.dirty_ratio // 100
+        background, limit = self.dirty_limits()
         if len(self._dirty) > background:
             self.wakeup_flusher_threads()
         while self._under_writeback and len(self._dirty) + len(self._under_writeback) > (background + limit) // 2:
             self._wait_on_writeback(self._under_writeback[0][1])
+
+    def dirty_limits(self) -> tuple[int, int]:
+        """Return the dirty pages from which they are written, and at which writers have to wait.
+
+        Source: mm/page-writeback.c:domain_dirty_limits @6.1.192
+        """
+        available = self._dirtyable_memory()
+        limit = available * self.dirty_ratio // 100
+        background = available * self.dirty_background_ratio // 100
+        return (background if background < limit else limit // 2), limit
 
     def _dirtyable_memory(self) -> int:
         """Source: mm/page-writeback.c:global_dirtyable_memory @6.1.192."""

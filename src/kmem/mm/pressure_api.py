@@ -133,8 +133,12 @@ def drop_caches(what: int = 3) -> int:
     if what not in (1, 2, 3):
         raise UsageError(f"drop_caches({what!r})", remedy="1 for pages, 2 for shrinkers, 3 for both")
     reclaim = _reclaim()
-    dropped = reclaim.filemap.drop_pagecache() if what & 1 else 0
+    dropped = 0
+    if what & 1:
+        reclaim.stat.count("drop_pagecache")
+        dropped = reclaim.filemap.drop_pagecache()
     if what & 2:
+        reclaim.stat.count("drop_slab")
         for node in reclaim.online_nodes():
             shift = 0
             while reclaim.vmscan.shrink_slab(0xCC0, node, 0) >> shift > 1:

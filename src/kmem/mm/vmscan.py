@@ -252,7 +252,7 @@ class Vmscan:
         src.update(dict.fromkeys(skipped))
         for folio in skipped:
             suffix = self.reclaim.zone_suffix(self.lru.zone_of(folio) % _MAX_NR_ZONES)
-            self.stat.count(f"pgscan_skip_{suffix}", folio.nr_pages)
+            self.stat.count(f"pgskip_{suffix}", folio.nr_pages)
         return taken, total_scan
 
     def _isolated(self, lruvec: Lruvec, file: bool, delta: int) -> None:
