@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -28,7 +29,9 @@ PLUGIN = () if INSTALLED else ("-p", "kmem.pytest_plugin")
 
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(kmem.__file__).resolve().parents[1]))
+    # The tests run in a folder of their own, where a relative path leads nowhere.
+    paths = [str(Path(kmem.__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
 
     def run(source: str, *arguments: str) -> pytest.RunResult:
         pytester.makepyfile(HEAD + dedent(source))
@@ -151,6 +154,35 @@ def test_sleeping_in_atomic_context_fails_a_test(run):
         result.stdout.fnmatch_lines(
             ["*BUG: sleeping function called from invalid context at *", "*init[[]1[]] exited with preempt_count 1*"]
         )
+
+
+def test_a_damaged_slab_fails_a_test(run):
+    result = run(
+        """
+        @pytest.mark.kmem(cmdline="slub_debug=FZPU", reports="log")
+        def test_overflow(kmem_machine):
+            p = kmalloc(64, GFP_KERNEL)
+            kmem_machine.write(p + 64, b"x")
+            kfree(p)
+
+        @pytest.mark.kmem(cmdline="slub_debug=FZPU")
+        def test_double_free(kmem_machine):
+            keep, p = kmalloc(64, GFP_KERNEL), kmalloc(64, GFP_KERNEL)
+            kfree(p)
+            try:
+                kfree(p)
+            except KernelReport:
+                pass
+        """
+    )
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(
+        [
+            "BUG kmalloc-64 (Not tainted): Right Redzone overwritten",
+            "Allocated in test_overflow (*) age=0 cpu=0 pid=1",
+            "BUG kmalloc-64 (Not tainted): Object already free",
+        ]
+    )
 
 
 def test_a_task_that_fails_fails_the_test(run):
