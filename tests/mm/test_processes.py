@@ -343,6 +343,16 @@ def test_a_segmentation_fault_is_in_the_log(machine: Machine) -> None:
     assert " error 4 likely on CPU 0 (core 0, socket 0)" in line
 
 
+def test_addresses_above_user_space_are_nobodys(machine: Machine) -> None:
+    p = machine.process("p")
+    a = p.mmap(0, PAGE, RW, PA | MAP_POPULATE)
+    for addr in (p.mm.task_size, (1 << 47) + a, (1 << 48) + a, (1 << 64) - 8, (1 << 64) + a):
+        with pytest.raises(SegmentationFault, match="error 5"):
+            p.read(addr, 1)
+        with pytest.raises(SegmentationFault, match="error 7"):
+            p.write(addr, b"x")
+
+
 def test_a_partial_write_stays(machine: Machine) -> None:
     p = machine.process("p")
     a = p.mmap(0, PAGE, RW, PA)

@@ -3,8 +3,8 @@
 
 ``tests/data/processes`` holds what small static programs printed that map, unmap, protect, move, touch and fork, by a
 plan or at random, and read their own ``/proc/self/maps`` and ``status`` in between (Linux 6.1, amd64 and i386,
-norandmaps, huge pages "always"). Compared are every answer, every area that is not the program's own file, and the growth of sizes
-and resident pages since the program's start.
+norandmaps, huge pages "always"). Compared are every answer, every area that is not the program's own file, and the
+growth of sizes and resident pages since the program's start.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from kmem.mm.mmap import do_brk, do_mmap, do_munmap
 from kmem.mm.mprotect import do_madvise, do_mprotect
 from kmem.mm.mremap import do_mremap
 from kmem.mm.task import Task
-from kmem.mm.user_fault import copy
+from kmem.mm.user_fault import copy, translate
 from kmem.mm.vm import Vm
 from kmem.mm.vma import fail
 
@@ -321,6 +321,10 @@ class Process:
         SegmentationFault
             If they are not all there to be read.
         """
+        if 0 < size <= PAGE_SIZE - addr % PAGE_SIZE:
+            phys, code = translate(self._vm, self.mm, addr)
+            if not code:
+                return bytes(self._vm.ram.view(phys, size))
         with self.running():
             return copy(self._vm, self.task, addr, _checked(size), None)
 
@@ -333,6 +337,11 @@ class Process:
             If they may not all be written; what lies before has been.
         """
         view = memoryview(data).cast("B")
+        if 0 < len(view) <= PAGE_SIZE - addr % PAGE_SIZE:
+            phys, code = translate(self._vm, self.mm, addr, write=True)
+            if not code:
+                self._vm.ram.view(phys, len(view))[:] = view
+                return
         with self.running():
             copy(self._vm, self.task, addr, len(view), view)
 

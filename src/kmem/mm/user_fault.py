@@ -45,6 +45,8 @@ def translate(vm: Vm, mm: MmStruct, addr: int, *, write: bool = False, execute: 
     -----
     Complexity: O(levels).
     """
+    if addr >= mm.task_size:
+        return 0, PF_USER | PF_PROT | (PF_WRITE if write else 0)
     try:
         return vm.kernel.init_mm.of(mm.page_table.pgd).translate(addr, write, True, execute), 0
     except PageFault as fault:
