@@ -43,6 +43,7 @@ COMPILED = [
     "kmem.trace.scan_ring",
     "kmem.trace.scan_records",
     "kmem.replay.engine",
+    "kmem.replay.takeover",
     "kmem.analysis.stat_count",
 ]
 

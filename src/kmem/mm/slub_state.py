@@ -20,6 +20,7 @@ from cython.cimports.kmem.mm.page import (
     PG_SLAB,
     PG_TAIL,
     PGF_HEAD,
+    Page,
     list_add_tail,
 )
 from cython.cimports.kmem.mm.slab import IN_USE, NO_SLAB, WILD, CacheCpu, CacheNode
@@ -208,6 +209,83 @@ def restore_cache(slub: Slub, cache: cython.uint, state: dict) -> None:
         if record["nr_slabs"] < count:
             raise InputError(f"cache {name}, node {node}: {count} slabs shown, nr_slabs {record['nr_slabs']}")
         slub.nodes[cache * slub.nr_nodes + node].unseen = record["nr_slabs"] - count
+
+
+def adopt_full_slab(slub: Slub, cache: cython.uint, pfn: cython.uint, objects: cython.uint) -> None:
+    """Make frames that a dump counts a full slab of a cache, on no list, its objects free to be freed.
+
+    Raises
+    ------
+    InputError
+        If the frames are in use already, or the cache has no slab left that is not shown.
+    """
+    known = [0] * slub.nr_nodes
+    node: cython.uint = slub.pages[pfn].zone // MAX_NR_ZONES
+    n: cython.pointer(CacheNode) = cython.address(slub.nodes[cache * slub.nr_nodes + node])
+    if n.unseen == 0:
+        raise InputError(f"cache {slub.geometries[cache].name}: slab {pfn} is more than nr_slabs")
+    _adopt(slub, cache, {"pfn": pfn, "inuse": objects, "objects": objects, "frozen": 0, "freelist": []}, known)
+    n.unseen -= 1
+
+
+def next_objects(slub: Slub, cache: cython.uint, count: cython.uint) -> list:
+    """Addresses of the objects that the current CPU's freelist hands out next, `count` at most."""
+    c: cython.pointer(CacheCpu) = cython.address(slub.cpus[cache * slub.nr_cpus + slub.allocator.cpu])
+    index: cython.ushort = c.freelist
+    addresses = []
+    while index != NO_OBJECT and len(addresses) < count:
+        addresses.append(slub.object_address(cache, c.slab, index))
+        index = slub.links[c.slots + index]
+    return addresses
+
+
+def take_object(slub: Slub, address: cython.ulonglong) -> bool:
+    """Hand out one certain free object, wherever its slab is; False if it is not a free object of a slab.
+
+    For a replay that takes a recorded answer over. Other objects keep their order.
+    """
+    slab: cython.uint = slub.slab_of(address)
+    if slab == NO_SLAB:
+        return False
+    page: cython.pointer(Page) = cython.address(slub.pages[slab])
+    cache: cython.uint = page.cache
+    index: cython.ushort = slub.where(address)[1]
+    c: cython.pointer(CacheCpu)
+    cpu: cython.uint
+    if index >= page.objects or slub.object_address(cache, slab, index) != address:
+        return False
+    if slub.links[page.slots + index] == IN_USE:
+        return False
+    for cpu in range(slub.nr_cpus):
+        c = cython.address(slub.cpus[cache * slub.nr_cpus + cpu])
+        if c.slab == slab and _unlink(slub, slab, cython.address(c.freelist), index):
+            return True
+    if not _unlink(slub, slab, cython.address(page.freelist), index):
+        return False
+    page.inuse += 1
+    if page.freelist == NO_OBJECT and not page.frozen:
+        slub.remove_partial(cache, slab)
+        slub.add_full(cache, slab)
+    return True
+
+
+@cython.cfunc
+@cython.exceptval(-1, check=True)
+def _unlink(slub: Slub, slab: cython.uint, head: cython.pointer(cython.ushort), index: cython.ushort) -> cython.bint:
+    """Take an object out of a freelist, if it is in it."""
+    slots: cython.uint = slub.pages[slab].slots
+    at: cython.ushort = head[0]
+    if at == index:
+        head[0] = slub.links[slots + index]
+        slub.links[slots + index] = IN_USE
+        return True
+    while at != NO_OBJECT:
+        if slub.links[slots + at] == index:
+            slub.links[slots + at] = slub.links[slots + index]
+            slub.links[slots + index] = IN_USE
+            return True
+        at = slub.links[slots + at]
+    return False
 
 
 @cython.cfunc

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Taking a recorded answer over: the model's state is made what it must have been.
+
+Used by :mod:`kmem.replay.fidelity` after the model has given another answer
+than the recorded kernel; each use is counted there.  Nothing else may call it.
+"""
+
+import cython
+from cython.cimports.kmem.mm.mmzone import PerCpuPages
+from cython.cimports.kmem.mm.page import (
+    MAX_ORDER,
+    NO_OBJECT,
+    NR_PCP_LISTS,
+    PG_ALLOCATED,
+    PG_BUDDY,
+    PG_PCP,
+    PG_RESERVED,
+    PG_SLAB,
+    Page,
+    list_add,
+    list_del,
+)
+from cython.cimports.kmem.mm.page_alloc import PageAllocator
+from cython.cimports.kmem.mm.slab import NO_SLAB, CacheCpu
+from cython.cimports.kmem.mm.slub import Slub
+
+
+def own_block(allocator: PageAllocator, pfn: cython.uint, order: cython.uint) -> bool:
+    """Make frames in use by somebody unknown an allocated block; False if they are not that."""
+    frame: cython.uint
+    if order >= MAX_ORDER or pfn + (cython.cast(cython.uint, 1) << order) > allocator.memmap.nr_frames:
+        return False
+    for frame in range(pfn, pfn + (cython.cast(cython.uint, 1) << order)):
+        if allocator.pages[frame].kind != PG_RESERVED:
+            return False
+    allocator.pages[pfn].kind = PG_ALLOCATED
+    allocator.pages[pfn].order = order
+    allocator.pages[pfn].flags = 0
+    allocator.zones[allocator.pages[pfn].zone].foreign -= cython.cast(cython.uint, 1) << order
+    return True
+
+
+def take_page(allocator: PageAllocator, pfn: cython.uint, order: cython.uint) -> bool:
+    """Take one certain free block off whatever list it is on; False if it is not free."""
+    page: cython.pointer(Page)
+    head: cython.uint
+    o: cython.uint
+    half: cython.uint
+    zone: cython.uint
+    if order >= MAX_ORDER or pfn >= allocator.memmap.nr_frames:
+        return False
+    page = cython.address(allocator.pages[pfn])
+    zone = page.zone
+    if page.kind == PG_PCP and page.order == order:
+        return _take_from_pcp(allocator, pfn, order)
+    for o in range(order, MAX_ORDER):
+        head = pfn & ~((cython.cast(cython.uint, 1) << o) - 1)
+        if allocator.pages[head].kind == PG_BUDDY and allocator.pages[head].order == o:
+            break
+    else:
+        return False
+    allocator.del_page_from_free_list(head, zone, o)
+    allocator.mod_free_pages(zone, -(cython.cast(cython.long, 1) << o))
+    while o > order:
+        o -= 1
+        half = cython.cast(cython.uint, 1) << o
+        if pfn & half:
+            _give_half(allocator, head, zone, o)
+            head += half
+        else:
+            _give_half(allocator, head + half, zone, o)
+    page.kind = PG_ALLOCATED
+    page.order = order
+    page.flags = 0
+    return True
+
+
+@cython.cfunc
+@cython.exceptval(-1)
+def _give_half(allocator: PageAllocator, pfn: cython.uint, zone: cython.uint, order: cython.uint) -> cython.int:
+    block: cython.uint = (pfn >> allocator.pageblock_order) + allocator.zones[zone].block_offset
+    return allocator.free_one_page(pfn, zone, order, allocator.pageblocks[block], 0)
+
+
+@cython.cfunc
+@cython.exceptval(-1, check=True)
+def _take_from_pcp(allocator: PageAllocator, pfn: cython.uint, order: cython.uint) -> cython.bint:
+    cpu: cython.int
+    pcp: cython.pointer(PerCpuPages)
+    entry: cython.uint = allocator.pages[pfn].next
+    while entry < allocator.memmap.nr_frames:
+        entry = allocator.pages[entry].next
+    for cpu in range(allocator.nr_cpus):
+        pcp = cython.address(allocator.pagesets[allocator.zones[allocator.pages[pfn].zone].pageset + cpu])
+        if pcp.lists <= entry < pcp.lists + NR_PCP_LISTS:
+            list_del(allocator.pages, pfn)
+            pcp.count -= 1 << order
+            allocator.pages[pfn].kind = PG_ALLOCATED
+            allocator.pages[pfn].flags = 0
+            return True
+    return False
+
+
+def give_page_back(allocator: PageAllocator, pfn: cython.uint, order: cython.uint) -> None:
+    """Put a block that was just taken back to where it came from: the head of its per-CPU list, or the zone."""
+    pcp: cython.pointer(PerCpuPages)
+    page: cython.pointer(Page) = cython.address(allocator.pages[pfn])
+    if order > 3 or page.migratetype > 2:
+        allocator.free_pages_order(pfn, order)
+        return
+    pcp = cython.address(allocator.pagesets[allocator.zones[page.zone].pageset + allocator.cpu])
+    allocator.free_pages_prepare(pfn, order)
+    page.kind = PG_PCP
+    page.order = order
+    list_add(allocator.pages, pcp.lists + order * 3 + page.migratetype, pfn)
+    pcp.count += 1 << order
+
+
+def move_slab(slub: Slub, old: cython.uint, new: cython.uint) -> bool:
+    """Move a slab of one page with all it is to another allocated page; the old one becomes an allocated page."""
+    page: cython.pointer(Page)
+    other: cython.pointer(Page)
+    c: cython.pointer(CacheCpu)
+    cpu: cython.int
+    entry: cython.uint
+    listed: cython.bint = False
+    page = cython.address(slub.pages[old])
+    other = cython.address(slub.pages[new])
+    if page.kind != PG_SLAB or page.order or other.kind != PG_ALLOCATED or other.order:
+        return False
+    for cpu in range(slub.nr_cpus):
+        c = cython.address(slub.cpus[page.cache * slub.nr_cpus + cpu])
+        if c.slab == old:
+            c.slab = new
+            listed = True
+        if c.partial == old:
+            c.partial = new
+            listed = True
+        entry = c.partial
+        while entry != NO_SLAB and entry != new:
+            if slub.pages[entry].next == old:
+                slub.pages[entry].next = new
+                listed = True
+            entry = slub.pages[entry].next
+    if not listed and page.freelist != NO_OBJECT:
+        slub.pages[page.next].prev = new
+        slub.pages[page.prev].next = new
+    other.next = page.next
+    other.prev = page.prev
+    other.kind = PG_SLAB
+    other.flags = page.flags
+    other.frozen = page.frozen
+    other.cache = page.cache
+    other.inuse = page.inuse
+    other.objects = page.objects
+    other.freelist = page.freelist
+    other.slabs = page.slabs
+    other.slots = page.slots
+    page.kind = PG_ALLOCATED
+    page.flags = 0
+    return True
