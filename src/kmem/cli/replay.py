@@ -34,12 +34,23 @@ Progress = Callable[[int, int | None], None]
         ("kmem replay --machine i386 --ram 512M --cpus 2 trace.txt", "on this machine"),
         ("kmem replay --set vm.min_free_kbytes=65536 trace.txt", "with another reserve"),
         ("kmem replay --proc buddyinfo trace.txt", "the machine's /proc/buddyinfo afterwards"),
+        (
+            "kmem replay --machine before.dump.jsonl.gz --expect after.dump.jsonl.gz trace.txt.gz",
+            "from a recorded state, each answer compared with the recorded one",
+        ),
         ("perf script | kmem replay --json -", "from a pipe, for programs"),
     ],
 )
 @click.argument("trace", metavar="TRACE")
 @click.option(
-    "--machine", metavar="PRESET|FILE|DIR", help="x86_64, i386, a JSON description, or copies of /proc files."
+    "--machine",
+    metavar="PRESET|FILE|DIR",
+    help="x86_64, i386, a JSON description, copies of /proc files, or a recorded state (.jsonl.gz).",
+)
+@click.option(
+    "--expect",
+    type=click.Path(path_type=Path),
+    help="State dump after the trace; --machine gives the one before it. Answers are compared one by one.",
 )
 @click.option("--ram", metavar="SIZE", help="Memory of a preset or inferred machine, as in 2G.")
 @click.option("--cpus", type=click.IntRange(1), help="CPUs of a preset or inferred machine.")
@@ -56,6 +67,7 @@ Progress = Callable[[int, int | None], None]
 def command(
     trace: str,
     machine: str | None,
+    expect: Path | None,
     ram: str | None,
     cpus: int | None,
     knobs: tuple[str, ...],
@@ -74,6 +86,19 @@ def command(
     """
     if as_json and proc:
         raise UsageError("--json and --proc contradict each other", remedy="give one of them")
+    dump = machine is not None and ".jsonl" in Path(machine).suffixes
+    if expect is not None and not dump:
+        raise UsageError(
+            "--expect compares with a state dump, and needs the one before it",
+            remedy="give --machine before.dump.jsonl.gz, too",
+        )
+    if machine is not None and dump:
+        if ram is not None or cpus is not None or knobs or slabinfo is not None or proc:
+            raise UsageError(
+                f"{machine} is a recorded state, which is taken as it is",
+                remedy="leave --ram, --cpus, --set, --slabinfo and --proc out",
+            )
+        return _fidelity(trace, Path(machine), expect, as_json)
     run, assumed = _replay(trace, machine, ram=ram, cpus=cpus, knobs=knobs, slabinfo=slabinfo, seed=seed)
     if proc:
         from kmem.report.proc import format_proc
@@ -82,6 +107,20 @@ def command(
         return 0
     run.assumed[:0] = assumed
     _report(run, trace, as_json, top)
+    return 0
+
+
+def _fidelity(trace: str, before: Path, after: Path | None, as_json: bool) -> int:
+    from kmem.replay.fidelity import measure_fidelity
+    from kmem.report.fidelity import fidelity_lines, fidelity_to_dict
+
+    with _progress(trace) as progress:
+        measured = measure_fidelity(trace, before, after, progress=progress)
+    if as_json:
+        print_json({"source": trace, "fidelity": fidelity_to_dict(measured)})
+    else:
+        for line in fidelity_lines(measured):
+            click.echo(line)
     return 0
 
 
@@ -149,11 +188,6 @@ def _boot(
     elif Path(machine).is_dir():
         description, assumed = describe_folder(Path(machine))
         return Machine.boot(description, knobs=knobs, seed=seed), assumed
-    elif ".jsonl" in Path(machine).suffixes:
-        raise UsageError(
-            f"{machine} is a state dump, which cannot be booted",
-            remedy="give a preset (x86_64, i386), a JSON description or a folder with copies of /proc files",
-        )
     return Machine.boot(machine, ram=_ram(ram), cpus=cpus, knobs=knobs, seed=seed), assumed
 
 

@@ -159,3 +159,23 @@ def move_slab(slub: Slub, old: cython.uint, new: cython.uint) -> bool:
     page.kind = PG_ALLOCATED
     page.flags = 0
     return True
+
+
+def end_grace_period(slub: Slub, pfn: cython.uint) -> bool:
+    """Give back the pages of one slab that waits for a grace period; False if it does not wait."""
+    slab: cython.uint = slub.rcu_first
+    before: cython.uint = NO_SLAB
+    while slab != NO_SLAB and slab != pfn:
+        before = slab
+        slab = slub.pages[slab].next
+    if slab == NO_SLAB:
+        return False
+    if before == NO_SLAB:
+        slub.rcu_first = slub.pages[slab].next
+    else:
+        slub.pages[before].next = slub.pages[slab].next
+    if slub.rcu_last == slab:
+        slub.rcu_last = before
+    slub.rcu_pending -= 1
+    slub.free_slab_pages(slab)
+    return True
