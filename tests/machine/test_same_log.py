@@ -171,3 +171,29 @@ def test_a_program_that_deadlocks_is_reported_the_same_way() -> None:
     assert "since 0.0" in text and "greedy (test_same_log.py:" in text
     assert "task:left            state:D" in log
     assert run() == (text, log)
+
+
+def test_requests_that_must_not_fail_wait_for_others_or_are_a_deadlock() -> None:
+    with Machine.boot("x86_64", ram="128M") as m:
+        hog = []
+        while (page := alloc_pages(GFP_NOWAIT | __GFP_NOWARN, 0)) is not None:
+            hog.append(page)
+        got: list[object] = []
+
+        def needs(pages: int) -> None:
+            for _ in range(pages):
+                got.append(alloc_pages(GFP_NOFS | __GFP_NOFAIL, 0))
+
+        def helps() -> None:
+            msleep(500)
+            for _ in range(1500):
+                __free_pages(hog.pop(), 0)
+
+        m.spawn(needs, 1400, name="needs")
+        m.spawn(helps, name="helps")
+        m.run()
+        assert len(got) == 1400 and None not in got and jiffies() > 125
+        m.spawn(needs, 5000, name="needs-more")
+        with pytest.raises(DeadlockError, match="needs-more/.* waits for memory"):
+            m.run()
+        m.validate()

@@ -71,9 +71,11 @@ __all__ = ["Sched"]
 RESCHED_NS: Final = 1000
 #: So many calls of ``cond_resched()`` in vain, and time jumps to the next timer.
 PATIENCE: Final = 1000
-#: A task without progress for so long counts as hung (kernel.hung_task_timeout_secs).
+#: So many tries of each waiting task have failed, with nothing else going to happen: they would fail for ever.
+HUNG_TRIES: Final = 100
+#: A task without progress for so long counts as hung (kernel.hung_task_timeout_secs),
 HUNG_TASK_NS: Final = 120_000_000_000
-#: ... if so many timers have run meanwhile, none of which helped.
+#: if so many timers have run meanwhile, none of which helped.
 HUNG_EVENTS: Final = 10_000
 #: Entries of the schedule log that are kept.
 LOG_ENTRIES: Final = 1 << 18
@@ -121,7 +123,7 @@ class Sched:
         self._closed = False
         self._in_vain = 0
         self._progress_ns = 0
-        self._events_in_vain = 0
+        self._events_in_vain = self._tries_in_vain = self._tries = 0
         self.softirqs = Softirqs(kernel, self)
         self.timers = Timers(kernel, self)
         self.workqueues = Workqueues(kernel, self)
@@ -374,13 +376,25 @@ class Sched:
         state.why, state.holder, state.retry = why, holder, retry
         state.place = caller()
         state.since_ns = self._clock.time_ns
-        if retry and state.tried is not None and state.tried[:2] == (why, state.place):
-            state.since_ns = state.tried[2]  # the same wait goes on
-        state.tried = (why, state.place, state.since_ns) if retry else None
+        if not retry:
+            state.tried = None
+        else:
+            self._tries_again(state)
         state.timed_out = False
         if timeout_ns is not None:
             when = self._clock.time_ns + max(timeout_ns, 0)
             state.timeout = self.add_event(when, lambda: self._timed_out(state), retry=retry)
+
+    def _tries_again(self, state: TaskState) -> None:
+        """Take note of a wait for another try: the same wait goes on, unless memory has moved since it began."""
+        nr_free = self._kernel.owner.nr_free_pages()
+        tried = state.tried
+        if tried is not None and tried[:2] == (state.why, state.place):
+            state.since_ns = tried[2]
+            if tried[3] != nr_free:  # not in vain
+                self._tries_in_vain = 0
+                self._progress_ns = self._clock.time_ns
+        state.tried = (state.why, state.place, state.since_ns, nr_free)
 
     def _waits_no_more(self, state: TaskState) -> None:
         state.state = TASK_RUNNING
@@ -394,6 +408,9 @@ class Sched:
             state.timed_out = True
             if not state.retry:
                 self._progress(state)
+            elif not state.daemon:
+                self._tries_in_vain += 1
+                self._tries += 1
             self._ready(state)
 
     def cond_resched(self) -> None:
@@ -672,7 +689,7 @@ class Sched:
     def _progress(self, state: TaskState) -> None:
         if not state.daemon:
             self._progress_ns = self._clock.time_ns
-            self._events_in_vain = 0
+            self._events_in_vain = self._tries_in_vain = self._tries = 0
 
     def _waiting(self) -> list[TaskState]:
         """Tasks that wait and should not wait for ever."""
@@ -685,14 +702,16 @@ class Sched:
 
         Source: kernel/hung_task.c:check_hung_uninterruptible_tasks @6.1.192
         """
-        if next_ns - self._progress_ns < HUNG_TASK_NS:
+        hung = next_ns - self._progress_ns >= HUNG_TASK_NS
+        waiting = self._waiting()
+        if self._tries > HUNG_EVENTS * len(waiting):
+            return True
+        if not hung and self._tries_in_vain <= HUNG_TRIES * len(waiting):
             return False
-        if any(state.bounded for state in self._waiting()):
-            return False
-        if self._in_run and isinstance(self._until, int):
+        if any(state.bounded for state in waiting) or (self._in_run and isinstance(self._until, int)):
             return False
         others = any(event.fn is not None and not event.retry for event in self._events)
-        return not others or self._events_in_vain > HUNG_EVENTS
+        return not others or (hung and self._events_in_vain > HUNG_EVENTS)
 
     def _deadlock(self) -> None:
         """All wait: tell the log, and the main task."""

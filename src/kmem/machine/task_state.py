@@ -110,7 +110,7 @@ class TaskState:
         self.since_ns = 0
         self.holder: Task | None = None
         self.timeout: Event | None = None
-        self.tried: tuple[str, str, int] | None = None
+        self.tried: tuple[str, str, int, int] | None = None
         self.timed_out = self.retry = self.bounded = False
 
     def describe(self) -> str:
