@@ -299,6 +299,27 @@ def test_the_kernels_image_is_protected_on_x86_64() -> None:
         assert m.read(m.phys_to_virt(0x2A00000), 1) == b"\x90"
 
 
+def test_a_snapshot_is_not_gone_back_to_over_areas_and_processes(m: Machine) -> None:
+    state = m.snapshot()
+    digest = m.digest()
+    addr = m.vmalloc(PAGE)  # makes a table, too
+    with pytest.raises(StateError, match="since the snapshot"):
+        m.restore(state)
+    m.vfree(addr)
+    m.restore(state)
+    assert m.digest() == digest
+    assert m.kernel.init_mm.nr_tables == m.kernel.init_mm.boot_tables
+    m.validate()
+    pages = m.vmalloc(3 * PAGE)
+    assert pages is not None
+    m.write(pages, b"again")
+    m.validate()
+    process = m.process("p")
+    with pytest.raises(StateError, match="processes have come or gone"):
+        m.restore(state)
+    process.exit()
+
+
 def test_flags_have_names() -> None:
     assert entry_flags(0x8000000000000163) == ("Present", "RW", "Accessed", "Dirty", "Global", "NX")
     assert entry_flags(0) == ()

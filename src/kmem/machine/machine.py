@@ -92,6 +92,8 @@ class MachineState:
     aliases: Mapping[str, int]
     system: tuple[Any, ...]
     numbers: tuple[int, ...]
+    #: Page tables of the kernel (-1: as after boot), addresses of areas in use, processes.
+    mapped: tuple[int, tuple[tuple[int, int], ...], tuple[int, ...]] = (-1, (), ())
 
 
 class Machine(TaskCalls, MemoryAccess, MachineAids):
@@ -481,7 +483,8 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
     def snapshot(self) -> MachineState:
         """Return a copy of the whole state, to go back to with :meth:`restore`.
 
-        Trace records, registered hooks, tasks and timers are not part of it.
+        Trace records, registered hooks, tasks and timers are not part of it, nor are the bytes in memory, the log and
+        the time.
 
         Notes
         -----
@@ -501,7 +504,16 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
             aliases=dict(self.caches.aliases),
             system=copy.deepcopy(system),
             numbers=self._numbers(),
+            mapped=self._mapped(),
         )
+
+    def _mapped(self) -> tuple[int, tuple[tuple[int, int], ...], tuple[int, ...]]:
+        """What is mapped, as far as a snapshot can tell: it holds no bytes, and so no page tables."""
+        kernel = self._kernel
+        if kernel is None:
+            return -1, (), ()
+        processes = () if kernel.vm is None else tuple(sorted(kernel.vm.tasks))
+        return kernel.init_mm.nr_tables, tuple(kernel.vmalloc.space.busy.ranges()), processes
 
     def restore(self, state: MachineState) -> None:
         """Go back to a state of this machine.
@@ -510,10 +522,21 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
         ------
         UsageError
             If the snapshot is that of another machine.
+        StateError
+            If vmalloc areas or processes have come or gone since: what they map is bytes in memory.
         """
         self._check_running()
         if state.description != self.description or len(state.pages) != self.memmap.nr_records:
             raise UsageError("the snapshot is of another machine", remedy="restore it where it was taken")
+        _, *areas_and_processes = self._mapped()
+        if areas_and_processes != list(state.mapped[1:]):
+            raise StateError(
+                "vmalloc areas or processes have come or gone since the snapshot",
+                remedy="undo that first, or boot another machine",
+            )
+        if self._kernel is not None:
+            init_mm = self._kernel.init_mm
+            init_mm.forget_tables(init_mm.boot_tables if state.mapped[0] < 0 else state.mapped[0])
         for array, saved in zip(
             self.snapshot_arrays(), (state.pages, state.zones, state.pagesets, state.pageblocks), strict=True
         ):

@@ -276,9 +276,13 @@ class PageTable:
         #: Frames (first, end) that the page allocator manages, on ``init_mm``.
         self.managed_ranges: list[tuple[int, int]] = []
         self.nr_tables = 0
+        # Where the entry of each table is that was made after boot, and its place in the top table or -1.
+        self._made: list[tuple[int, int]] = []
         #: Oopses so far, counted on ``init_mm`` (``die_counter``).
         self.die_counter = 0
         self._boot_frames: Iterator[int] | None = None
+        #: Tables that were there when boot was done.
+        self.boot_tables = 0
         #: Frame of the page of zeros, on ``init_mm``; -1 if there is none.
         self.zero_pfn = -1
         wide = layout.bits_per_long == 64
@@ -320,6 +324,22 @@ class PageTable:
             if self.zero_pfn >= 0:
                 self.ram.clear(self.zero_pfn << PAGE_SHIFT, PAGE_SIZE)
         self._boot_frames = None
+        self.boot_tables = self.nr_tables
+
+    def forget_tables(self, nr_tables: int) -> None:
+        """Take the latest tables out of the tree until so many are left; their frames are somebody else's business.
+
+        Parameters
+        ----------
+        nr_tables : int
+            What :attr:`nr_tables` was at the time to go back to. Tables are never freed, so those made since come last.
+        """
+        while self.nr_tables > nr_tables:
+            where, index = self._made.pop()
+            self._write(where, 0)
+            if index >= 0:
+                self._sync(index, 0)
+            self.nr_tables -= 1
 
     # The kernel's part
 
@@ -438,6 +458,8 @@ class PageTable:
                     return None
                 value = (pfn << PAGE_SHIFT) | _PAGE_TABLE
                 self._write(where, value)
+                if self._boot_frames is None:
+                    self._made.append((where, index if number == 0 else -1))
                 if number == 0 and self.init_mm is self:
                     self._sync(index, value)
             elif value & _PAGE_PSE and level.large:
