@@ -110,6 +110,17 @@ def test_one_altered_byte_is_found(poison: Copy, label: str, place: int) -> None
     assert difference.op == record["i"] and difference.where == "h, bytes"
 
 
+def test_memory_that_nobody_wrote_is_not_compared_and_all_else_is(tmp_path: Path) -> None:
+    copy = Copy(DATA / "init-on-alloc-off" / "poison.jsonl.zst", tmp_path)
+    assert any("what nobody wrote was not compared" in note for note in copy.verify().notes)
+    written = copy.find(lambda r: r.get("op") == "h" and r["label"] == "written" and r["red_left_pad"] == 0)
+    data = bytearray.fromhex(written["hex"])
+    data[3] ^= 1
+    written["hex"] = data.hex()
+    (difference,) = copy.verify().differences
+    assert difference.op == written["i"]
+
+
 def test_bytes_of_tracks_are_not_compared(poison: Copy) -> None:
     record = poison.find(lambda r: r.get("op") == "h" and r["size"] == 120)
     data = bytearray.fromhex(record["hex"])
