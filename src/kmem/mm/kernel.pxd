@@ -61,6 +61,15 @@ cdef class Kernel:
 # The kernel of the innermost block of this thread.  Raises StateError if there is none.
 cdef Kernel running()
 
+# The kernel that was asked for last, and the thread that asked; other threads look into lists of their own.
+cdef Kernel _kernel
+cdef unsigned long _thread
+
+cdef inline Kernel running_kernel():
+    if _thread == PyThread_get_thread_ident() and _kernel is not None:
+        return _kernel
+    return running()
+
 # A number that was no small int, checked and converted; TypeError or UsageError.
 cdef uint64_t bad_number(object value, str what, uint64_t largest) except? 0xFFFFFFFFFFFFFFFF
 

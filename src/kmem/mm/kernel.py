@@ -283,9 +283,9 @@ def _shut_down():
     return StateError("the machine has been shut down", remedy="boot another one")
 
 
-# The kernel that was asked for last, and the thread that asked.  Other threads look into their own list.
-_kernel = cython.declare(Kernel, None)
-_thread = cython.declare(cython.ulong, 0)
+# _kernel and _thread, in the .pxd: the kernel that was asked for last, and the thread that asked.
+_kernel = None
+_thread = 0
 _threads = threading.local()
 
 

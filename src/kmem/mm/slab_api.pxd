@@ -14,7 +14,7 @@ from kmem.mm.kernel cimport (
     as_gfp,
     as_size,
     bad_number,
-    running,
+    running_kernel as running,
 )
 
 cdef enum:
@@ -37,6 +37,8 @@ cdef object kmalloc_bytes(Kernel kernel, uint64_t size, uint32_t gfp, int node)
 cdef object kmalloc_slow(Kernel kernel, uint64_t size, uint32_t gfp, int node)
 cdef object kmalloc_large(Kernel kernel, uint64_t size, uint32_t gfp, int node)
 cdef int usable(Kernel kernel, KmemCache s) except -1
+cdef bint free_to_cpu(Kernel kernel, uint64_t addr, uint32_t cache) except? -1
+cdef int free_object(Kernel kernel, KmemCache s, uint64_t addr) except -1
 cdef int free_address(Kernel kernel, uint64_t addr) except -1
 cdef uint64_t low_phys(Kernel kernel, uint64_t addr) except? 0xFFFFFFFFFFFFFFFF
 cdef int check_bulk(Kernel kernel, KmemCache s, list addresses) except -1

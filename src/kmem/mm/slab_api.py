@@ -19,8 +19,8 @@ import operator
 
 import cython
 import numpy as np
-from cython.cimports.kmem.mm.page import PG_LARGE, PG_SLAB
-from cython.cimports.kmem.mm.slab import NO_SLAB, NR_KMALLOC_INDEXES, NULL_OBJECT
+from cython.cimports.kmem.mm.page import PG_LARGE, PG_SLAB, PG_TAIL
+from cython.cimports.kmem.mm.slab import NO_CACHE, NO_SLAB, NR_KMALLOC_INDEXES, NULL_OBJECT
 from cython.cimports.libc.string import memcpy, memset
 
 from kmem.errors import KernelWarning, StateError, UsageError
@@ -411,29 +411,52 @@ def kmem_cache_free(s: KmemCache, x):
     Source: mm/slub.c:kmem_cache_free @6.1.192
     """
     kernel: Kernel = running()
-    slab: cython.uint
     addr: cython.ulonglong = as_addr(0 if x is None else x)
+    if s.live and s.kernel is kernel and not kernel.watch and free_to_cpu(kernel, addr, s.index):
+        return
+    free_object(kernel, s, addr)
+
+
+def free_to_cpu(kernel, addr, cache):
+    """Give an object back the quickest way; False if that will not do. `cache` NO_CACHE is any."""
+    phys: cython.ulonglong
+    slab: cython.uint
+    if addr < kernel.page_offset or addr - kernel.page_offset >= kernel.lowmem_bytes:
+        return False
+    phys = addr - kernel.page_offset
+    slab = cython.cast(cython.uint, phys >> 12)
+    if kernel.slub.pages[slab].kind == PG_TAIL:
+        slab = kernel.slub.pages[slab].head
+    if kernel.slub.pages[slab].kind != PG_SLAB or not kernel.slub.ram_base or kernel.page_alloc.trace.enabled:
+        return False
+    if cache != NO_CACHE and kernel.slub.pages[slab].cache != cache:
+        return False
+    return kernel.slub.slab_free_cpu(kernel.slub.pages[slab].cache, slab, phys)
+
+
+def free_object(kernel, s, addr):
+    """Give an object back to its cache, whatever there is to it."""
+    slab: cython.uint
     phys: cython.ulonglong
     if addr < kernel.page_offset or addr - kernel.page_offset >= kernel.lowmem_bytes:
         slab_misuse.no_linear_address(kernel, addr, "kmem_cache_free")
-        return
+        return 0
     phys = addr - kernel.page_offset
-    if not s.live or s.kernel is not kernel or kernel.watch & WATCH_CLOSED:
-        usable(kernel, s)
+    usable(kernel, s)
+    if kernel.watch & WATCH_CLOSED:
         kernel.watched(0)
-    slab = cython.cast(cython.uint, phys >> 12)
-    if kernel.slub.pages[slab].kind != PG_SLAB:
-        slab = kernel.slub.slab_of(phys)
+    slab = kernel.slub.slab_of(phys)
     if slab == NO_SLAB or kernel.slub.pages[slab].cache != s.index:
         if not slab_misuse.wrong_cache(kernel, s, addr):
-            return
+            return 0
     try:
         kernel.slub.cache_free(phys)
     except StateError as error:
         slab_misuse.bad_free(kernel, addr, "kmem_cache_free", error)
-        return
+        return 0
     if kernel.watch & WATCH_AIDS:
         kernel.tell_slab_free(addr)
+    return 0
 
 
 def kmem_cache_alloc_bulk(s: KmemCache, flags, size, p):
@@ -683,9 +706,14 @@ def kfree(object):
 
     Source: mm/slab_common.c:kfree @6.1.192
     """
+    kernel: Kernel
+    addr: cython.ulonglong
     if object is None:
         return
-    free_address(running(), as_addr(object))
+    kernel = running()
+    addr = as_addr(object)
+    if kernel.watch or not free_to_cpu(kernel, addr, NO_CACHE):
+        free_address(kernel, addr)
 
 
 def free_address(kernel, addr):
