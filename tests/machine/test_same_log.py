@@ -23,9 +23,11 @@ from kmem.errors import DeadlockError
 from kmem.linux.delay import msleep
 from kmem.linux.gfp import (
     __GFP_FS,
+    __GFP_NOFAIL,
     __GFP_NOWARN,
     GFP_ATOMIC,
     GFP_KERNEL,
+    GFP_NOFS,
     GFP_NOIO,
     GFP_NOWAIT,
     __free_pages,
