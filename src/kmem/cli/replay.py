@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,6 +34,7 @@ Progress = Callable[[int, int | None], None]
     examples=[
         ("kmem replay boot.trace.txt.gz", "on a machine inferred from the trace"),
         ("kmem replay --machine i386 --ram 512M --cpus 2 trace.txt", "on this machine"),
+        ("kmem replay --machine live trace.dat", "on a model of this machine"),
         ("kmem replay --set vm.min_free_kbytes=65536 trace.txt", "with another reserve"),
         ("kmem replay --proc buddyinfo trace.txt", "the machine's /proc/buddyinfo afterwards"),
         (
@@ -44,8 +47,8 @@ Progress = Callable[[int, int | None], None]
 @click.argument("trace", metavar="TRACE")
 @click.option(
     "--machine",
-    metavar="PRESET|FILE|DIR",
-    help="x86_64, i386, a JSON description, copies of /proc files, or a recorded state (.jsonl.gz).",
+    metavar="PRESET|FILE|DIR|live",
+    help="x86_64, i386, a JSON description, copies of /proc files, a recorded state (.jsonl.gz), or live (this one).",
 )
 @click.option(
     "--expect",
@@ -185,6 +188,13 @@ def _boot(
         raise UsageError(
             "--ram and --cpus are for presets and inferred machines", remedy=f"change the description {machine}"
         )
+    elif machine == "live":
+        description, assumed = describe_folder(Path("/proc"))
+        description = dataclasses.replace(description, name="live")
+        release = os.uname().release
+        if not release.startswith("6.1."):
+            assumed.append(f"the rules of Linux 6.1: this machine runs {release}")
+        return Machine.boot(description, knobs=knobs, seed=seed), assumed
     elif Path(machine).is_dir():
         description, assumed = describe_folder(Path(machine))
         return Machine.boot(description, knobs=knobs, seed=seed), assumed
