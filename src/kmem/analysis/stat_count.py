@@ -153,6 +153,9 @@ class LiveTable:
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
+    @cython.overflowcheck(
+        False
+    )  # distances around the table wrap; the checks know no difference of pointers to structs
     def remove(self, slot: cython.pointer(Object)) -> cython.int:
         """Remove an entry; those behind it move up, so that no mark has to be left."""
         hole: uint64_t = slot - self.slots

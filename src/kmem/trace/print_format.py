@@ -33,7 +33,17 @@ _TYPE_WORDS = frozenset(
     ["unsigned", "signed", "int", "long", "short", "char", "void", "const", "volatile", "bool", "struct", "enum"]
     + [f"{prefix}{bits}" for prefix in ("u", "s", "__u", "__s") for bits in (8, 16, 32, 64)]
 )
-_LEVELS = (("||",), ("&&",), ("|",), ("^",), ("&",), ("==", "!="), ("<", ">", "<=", ">="), ("<<", ">>"), ("+", "-"))
+_LEVELS: tuple[tuple[str, ...], ...] = (
+    ("||",),
+    ("&&",),
+    ("|",),
+    ("^",),
+    ("&",),
+    ("==", "!="),
+    ("<", ">", "<=", ">="),
+    ("<<", ">>"),
+    ("+", "-"),
+)
 _LEVELS += (("*", "/", "%"),)
 _LEVEL_OF = {operator: level for level, operators in enumerate(_LEVELS) for operator in operators}
 _MASK = (1 << 64) - 1

@@ -19,6 +19,7 @@ cdef struct FieldAt:          # where a field lies in an event
     uint8_t is_signed
 
 cdef struct EventLayout:      # what is known of one event by its format
+    int number                # which it is of the layouts
     int event                 # EV_*
     uint32_t min_size
     int gfp_table             # which table of GFP names it prints with

@@ -251,6 +251,7 @@ class BinaryScanner(EventColumns):
             return False
         layout: cython.pointer(EventLayout) = cython.address(self.layouts[self.nr_layouts])
         fields = plan["fields"]
+        layout.number = self.nr_layouts
         layout.event = plan["event"]
         layout.min_size = 2
         layout.name_kind = plan["name_kind"]
@@ -482,7 +483,7 @@ class BinaryScanner(EventColumns):
         key: uint64_t = value | (cython.cast(uint64_t, layout.gfp_table) << 32)
         code: uint32_t = self.flags_by_gfp.find(key)
         if code == NO_ID:
-            text, accounted = flags_of(self.formats[layout - cython.address(self.layouts[0])], value)
+            text, accounted = flags_of(self.formats[layout.number], value)
             try:
                 code = self.gfps.code(text)
             except ValueError:

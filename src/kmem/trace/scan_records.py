@@ -36,6 +36,7 @@ MOST_TIDS = cython.declare(uint64_t, 1 << 22)
 
 @cython.cfunc
 @cython.exceptval(check=False)
+@cython.overflowcheck(False)  # the checks know no difference of pointers to structs
 def merge(
     into: cython.pointer(Entry),
     a: cython.pointer(Entry),
@@ -343,6 +344,7 @@ class RecordScanner(BinaryScanner):
 
     @cython.cfunc
     @cython.exceptval(-1, check=False)
+    @cython.overflowcheck(False)  # the checks know no difference of pointers to structs
     def start_drain(self, limit: uint64_t) -> cython.int:
         """Put the queue in order, and let go all records up to a time."""
         end: cython.pointer(Entry) = self.queue + self.queued
