@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from kmem.mm.argument import expect
 from kmem.mm.kernel import current_kernel
 from kmem.mm.might_sleep import check_may_sleep
 from kmem.mm.sched import sleep_ticks
@@ -63,6 +64,7 @@ def init_completion(x: Completion) -> None:
 
     Source: include/linux/completion.h:init_completion @6.1.192
     """
+    expect(x, Completion, "the completion")
     x.done = 0
     x.wait.entries.clear()
 
@@ -72,6 +74,7 @@ def reinit_completion(x: Completion) -> None:
 
     Source: include/linux/completion.h:reinit_completion @6.1.192
     """
+    expect(x, Completion, "the completion")
     x.done = 0
 
 
@@ -80,6 +83,7 @@ def complete(x: Completion) -> None:
 
     Source: kernel/sched/completion.c:complete @6.1.192
     """
+    expect(x, Completion, "the completion")
     if x.done != _ALL:
         x.done += 1
     wake(current_kernel(), x.wait, 1)
@@ -90,6 +94,7 @@ def complete_all(x: Completion) -> None:
 
     Source: kernel/sched/completion.c:complete_all @6.1.192
     """
+    expect(x, Completion, "the completion")
     x.done = _ALL
     wake(current_kernel(), x.wait, 0)
 
@@ -99,6 +104,7 @@ def completion_done(x: Completion) -> bool:
 
     Source: kernel/sched/completion.c:completion_done @6.1.192
     """
+    expect(x, Completion, "the completion")
     return x.done != 0
 
 
@@ -107,6 +113,7 @@ def try_wait_for_completion(x: Completion) -> bool:
 
     Source: kernel/sched/completion.c:try_wait_for_completion @6.1.192
     """
+    expect(x, Completion, "the completion")
     if not x.done:
         return False
     if x.done != _ALL:
@@ -132,6 +139,7 @@ def wait_for_completion_timeout(x: Completion, timeout: int) -> int:
 
     Source: kernel/sched/completion.c:wait_for_completion_timeout @6.1.192
     """
+    expect(x, Completion, "the completion")
     kernel = current_kernel()
     check_may_sleep(kernel, _FILE, 101)
     what = f"completion {x.wait.name}".rstrip()

@@ -6,6 +6,8 @@ Source: include/linux/delay.h, kernel/time/timer.c @6.1.192
 
 from __future__ import annotations
 
+import operator
+
 from kmem.errors import UsageError
 from kmem.mm.kernel import current_kernel
 from kmem.mm.sched import scheduler, sleep_ticks
@@ -26,7 +28,7 @@ __all__ = [
 
 
 def _not_negative(number: int, what: str) -> int:
-    if number < 0:
+    if operator.index(number) < 0:
         raise UsageError(f"{number} {what} cannot be waited for")
     return number
 
@@ -64,7 +66,7 @@ def ssleep(seconds: int) -> None:
 
 
 def _usleep(min_us: int, max_us: int, state: int) -> None:
-    if not 0 <= min_us <= max_us:
+    if not 0 <= operator.index(min_us) <= operator.index(max_us):
         raise UsageError(f"no time between {min_us} and {max_us} us")
     kernel = current_kernel()
     # nothing else wakes the CPU, so the sleep ends as late as it may

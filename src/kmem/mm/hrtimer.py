@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from kmem.errors import UsageError
+from kmem.mm.argument import expect
 from kmem.mm.kernel import Kernel, current_kernel
 from kmem.mm.sched import scheduler
 
@@ -67,6 +68,7 @@ def hrtimer_init(timer: Hrtimer, clock_id: int, mode: int) -> None:
 
     Source: kernel/time/hrtimer.c:hrtimer_init @6.1.192
     """
+    expect(timer, Hrtimer, "the timer")
     if clock_id != CLOCK_MONOTONIC:
         raise UsageError(f"clock {clock_id}", remedy="there is only CLOCK_MONOTONIC")
     timer.__init__()  # type: ignore[misc]
@@ -77,6 +79,7 @@ def hrtimer_start(timer: Hrtimer, tim: int, mode: int) -> None:
 
     Source: include/linux/hrtimer.h:hrtimer_start @6.1.192
     """
+    expect(timer, Hrtimer, "the timer")
     if timer.function is None:
         raise UsageError("the timer has no function", remedy="set timer.function")
     kernel = current_kernel()
@@ -108,6 +111,7 @@ def hrtimer_cancel(timer: Hrtimer) -> int:
 
     Source: kernel/time/hrtimer.c:hrtimer_cancel @6.1.192
     """
+    expect(timer, Hrtimer, "the timer")
     event, timer._event = timer._event, None
     if event is None:
         return 0
@@ -120,6 +124,7 @@ def hrtimer_active(timer: Hrtimer) -> bool:
 
     Source: kernel/time/hrtimer.c:hrtimer_active @6.1.192
     """
+    expect(timer, Hrtimer, "the timer")
     return timer._event is not None
 
 
@@ -128,6 +133,7 @@ def hrtimer_forward_now(timer: Hrtimer, interval: int) -> int:
 
     Source: include/linux/hrtimer.h:hrtimer_forward_now @6.1.192
     """
+    expect(timer, Hrtimer, "the timer")
     if interval <= 0:
         raise UsageError(f"an interval of {interval} ns")
     late_ns = current_kernel().clock.time_ns - timer.expires_ns

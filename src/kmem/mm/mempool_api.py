@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from kmem.errors import KernelWarning, StateError, UsageError
 from kmem.mm import gfp as flag
 from kmem.mm import mempool as core
+from kmem.mm.argument import expect
 from kmem.mm.bug import bug
 from kmem.mm.dump_stack import dump_stack
 from kmem.mm.gfp import GFP_KERNEL
@@ -267,6 +268,7 @@ def mempool_init_node(
 
     Source: mm/mempool.c:mempool_init_node @6.1.192
     """
+    expect(pool, KernelMempool, "the memory pool")
     kernel = current_kernel()
     min_nr = operator.index(min_nr)
     if min_nr < 0:
@@ -419,6 +421,7 @@ def mempool_initialized(pool: KernelMempool) -> bool:
 
     Source: include/linux/mempool.h:mempool_initialized @6.1.192
     """
+    expect(pool, KernelMempool, "the memory pool")
     return pool.array is not None
 
 
@@ -450,6 +453,7 @@ def mempool_alloc(pool: KernelMempool, gfp_mask: int) -> Any:
 
     Source: mm/mempool.c:mempool_alloc @6.1.192
     """
+    expect(pool, KernelMempool, "the memory pool")
     kernel = current_kernel()
     if gfp_mask & _MAY_SLEEP:
         kernel.might_sleep(gfp_mask)
@@ -474,6 +478,7 @@ def mempool_free(element: Any, pool: KernelMempool) -> None:
 
     Source: mm/mempool.c:mempool_free @6.1.192
     """
+    expect(pool, KernelMempool, "the memory pool")
     if element is None or (pool.free in _ADDRESS_FREES and element == 0):
         return
     refilled = pool.curr_nr < pool.min_nr
@@ -500,6 +505,7 @@ def mempool_resize(pool: KernelMempool, new_min_nr: int) -> int:
 
     Source: mm/mempool.c:mempool_resize @6.1.192
     """
+    expect(pool, KernelMempool, "the memory pool")
     kernel = current_kernel()
     if operator.index(new_min_nr) <= 0:
         bug(kernel, "mm/mempool.c:324")
@@ -512,6 +518,7 @@ def mempool_exit(pool: KernelMempool) -> None:
 
     Source: mm/mempool.c:mempool_exit @6.1.192
     """
+    expect(pool, KernelMempool, "the memory pool")
     if pool.destroyed:
         return
     try:

@@ -11,6 +11,7 @@ from collections import deque
 from typing import Final
 
 from kmem.errors import DeadlockError, KernelWarning
+from kmem.mm.argument import expect
 from kmem.mm.callers import caller
 from kmem.mm.dump_stack import dump_stack
 from kmem.mm.kernel import Kernel, current_kernel
@@ -73,6 +74,7 @@ def mutex_init(lock: Mutex) -> None:
 
     Source: include/linux/mutex.h:mutex_init @6.1.192
     """
+    expect(lock, Mutex, "the lock")
     lock.owner = None
     lock.waiters.clear()
 
@@ -87,6 +89,7 @@ def mutex_destroy(lock: Mutex) -> None:
 
     Source: kernel/locking/mutex-debug.c:mutex_destroy @6.1.192
     """
+    expect(lock, Mutex, "the lock")
     if lock.owner is not None:
         _warn(current_kernel(), "mutex_is_locked(lock)")
 
@@ -96,6 +99,7 @@ def mutex_is_locked(lock: Mutex) -> bool:
 
     Source: kernel/locking/mutex.c:mutex_is_locked @6.1.192
     """
+    expect(lock, Mutex, "the lock")
     return lock.owner is not None
 
 
@@ -109,6 +113,7 @@ def mutex_lock(lock: Mutex) -> Section:
 
     Source: kernel/locking/mutex.c:mutex_lock @6.1.192
     """
+    expect(lock, Mutex, "the lock")
     kernel = current_kernel()
     check_may_sleep(kernel, _FILE, _MIGHT_SLEEP_LINE)
     me = kernel.current
@@ -145,6 +150,7 @@ def mutex_trylock(lock: Mutex) -> int:
 
     Source: kernel/locking/mutex.c:mutex_trylock @6.1.192
     """
+    expect(lock, Mutex, "the lock")
     kernel = current_kernel()
     if kernel.preempt_count & (HARDIRQ_MASK | NMI_MASK | SOFTIRQ_MASK):
         _warn(kernel, "in_interrupt()")
@@ -159,6 +165,7 @@ def mutex_unlock(lock: Mutex) -> None:
 
     Source: kernel/locking/mutex.c:mutex_unlock @6.1.192
     """
+    expect(lock, Mutex, "the lock")
     _unlock(current_kernel(), lock)
 
 

@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from kmem.errors import KernelReport, KernelWarning, StateError
+from kmem.mm.argument import expect
 from kmem.mm.dump_stack import dump_stack
 from kmem.mm.kernel import Kernel, current_kernel
 from kmem.mm.might_sleep import check_may_sleep
@@ -353,6 +354,7 @@ def tasklet_setup(t: Tasklet, callback: Callable[[Tasklet], object]) -> None:
 
     Source: kernel/softirq.c:tasklet_setup @6.1.192
     """
+    expect(t, Tasklet, "the tasklet")
     t.callback, t.func, t.data = callback, None, None
     t.count, t.scheduled = 0, False
 
@@ -362,11 +364,13 @@ def tasklet_init(t: Tasklet, func: Callable[[Any], object], data: Any = 0) -> No
 
     Source: kernel/softirq.c:tasklet_init @6.1.192
     """
+    expect(t, Tasklet, "the tasklet")
     t.callback, t.func, t.data = None, func, data
     t.count, t.scheduled = 0, False
 
 
 def _schedule(t: Tasklet, nr: int) -> None:
+    expect(t, Tasklet, "the tasklet")
     if t.scheduled:
         return
     t.scheduled = True
@@ -396,6 +400,7 @@ def tasklet_disable(t: Tasklet) -> None:
 
     Source: include/linux/interrupt.h:tasklet_disable @6.1.192
     """
+    expect(t, Tasklet, "the tasklet")
     t.count += 1
 
 
@@ -404,6 +409,7 @@ def tasklet_enable(t: Tasklet) -> None:
 
     Source: include/linux/interrupt.h:tasklet_enable @6.1.192
     """
+    expect(t, Tasklet, "the tasklet")
     if not t.count:
         raise StateError("the tasklet is not disabled")
     t.count -= 1
@@ -419,6 +425,7 @@ def tasklet_kill(t: Tasklet) -> None:
 
     Source: kernel/softirq.c:tasklet_kill @6.1.192
     """
+    expect(t, Tasklet, "the tasklet")
     kernel = current_kernel()
     check_may_sleep(kernel, "include/linux/wait_bit.h", 275)
     while t.scheduled:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import Final
 
 from kmem.errors import KernelBug, KernelWarning
+from kmem.mm.argument import expect
 from kmem.mm.dump_stack import dump_stack
 from kmem.mm.irqflags import X86_EFLAGS_IF, local_irq_restore, set_irqs_disabled
 from kmem.mm.kernel import Kernel, current_kernel
@@ -83,6 +84,7 @@ def spin_lock_init(lock: Spinlock) -> None:
 
     Source: include/linux/spinlock.h:spin_lock_init @6.1.192
     """
+    expect(lock, Spinlock, "the lock")
     lock.locked, lock.owner, lock.owner_cpu = False, None, -1
 
 
@@ -146,6 +148,7 @@ def spin_lock(lock: Spinlock) -> Section:
 
     Source: include/linux/spinlock.h:spin_lock @6.1.192
     """
+    expect(lock, Spinlock, "the lock")
     kernel = current_kernel()
     kernel.preempt_count += PREEMPT_OFFSET
     try:
@@ -168,6 +171,7 @@ def spin_unlock(lock: Spinlock) -> None:
 
     Source: include/linux/spinlock.h:spin_unlock @6.1.192
     """
+    expect(lock, Spinlock, "the lock")
     _unlock(current_kernel(), lock)
 
 
@@ -176,6 +180,7 @@ def spin_trylock(lock: Spinlock) -> int:
 
     Source: include/linux/spinlock.h:spin_trylock @6.1.192
     """
+    expect(lock, Spinlock, "the lock")
     if lock.locked:
         return 0
     spin_lock(lock)
@@ -187,6 +192,7 @@ def spin_is_locked(lock: Spinlock) -> bool:
 
     Source: include/linux/spinlock.h:spin_is_locked @6.1.192
     """
+    expect(lock, Spinlock, "the lock")
     return lock.locked
 
 
@@ -195,6 +201,7 @@ def spin_lock_irq(lock: Spinlock) -> Section:
 
     Source: include/linux/spinlock.h:spin_lock_irq @6.1.192
     """
+    expect(lock, Spinlock, "the lock")
     kernel = current_kernel()
     irqs = kernel.irqs_disabled
     kernel.irqs_disabled = True
@@ -218,6 +225,7 @@ def spin_unlock_irq(lock: Spinlock) -> None:
 
     Source: include/linux/spinlock.h:spin_unlock_irq @6.1.192
     """
+    expect(lock, Spinlock, "the lock")
     _unlock_irq(current_kernel(), lock, False)
 
 
@@ -227,6 +235,7 @@ def spin_lock_irqsave(lock: Spinlock) -> int:
     Source: include/linux/spinlock.h:spin_lock_irqsave @6.1.192
     Differs: the flags are returned, the macro assigns to its second argument.
     """
+    expect(lock, Spinlock, "the lock")
     kernel = current_kernel()
     flags = 0 if kernel.irqs_disabled else X86_EFLAGS_IF
     kernel.irqs_disabled = True
@@ -243,6 +252,7 @@ def spin_unlock_irqrestore(lock: Spinlock, flags: int) -> None:
 
     Source: include/linux/spinlock.h:spin_unlock_irqrestore @6.1.192
     """
+    expect(lock, Spinlock, "the lock")
     _unlock_irq(current_kernel(), lock, not flags & X86_EFLAGS_IF)
 
 
@@ -251,6 +261,7 @@ def spin_lock_bh(lock: Spinlock) -> Section:
 
     Source: include/linux/spinlock.h:spin_lock_bh @6.1.192
     """
+    expect(lock, Spinlock, "the lock")
     kernel = current_kernel()
     kernel.preempt_count += SOFTIRQ_DISABLE_OFFSET
     try:
@@ -273,4 +284,5 @@ def spin_unlock_bh(lock: Spinlock) -> None:
 
     Source: include/linux/spinlock.h:spin_unlock_bh @6.1.192
     """
+    expect(lock, Spinlock, "the lock")
     _unlock_bh(current_kernel(), lock)

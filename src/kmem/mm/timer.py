@@ -18,11 +18,13 @@ Differs: ticks are counted from 0 at boot, the kernel begins five minutes before
 
 from __future__ import annotations
 
+import operator
 from bisect import bisect_right
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from kmem.errors import KernelBug, StateError, UsageError
+from kmem.mm.argument import expect
 from kmem.mm.dump_stack import dump_stack
 from kmem.mm.kernel import Kernel, current_kernel
 from kmem.mm.softirq import TIMER_SOFTIRQ, call_in_interrupt
@@ -285,6 +287,7 @@ def timer_setup(timer: Timer, callback: Callable[[Timer], object], flags: int = 
 
     Source: include/linux/timer.h:timer_setup @6.1.192
     """
+    expect(timer, Timer, "the timer")
     if not callable(callback):
         raise UsageError(f"{callback!r} is no function that a timer could call")
     timer.function = callback
@@ -306,6 +309,7 @@ def timer_pending(timer: Timer) -> bool:
 
     Source: include/linux/timer.h:timer_pending @6.1.192
     """
+    expect(timer, Timer, "the timer")
     return timer._slot is not None
 
 
@@ -319,6 +323,8 @@ def mod_timer(timer: Timer, expires: int) -> int:
 
     Source: kernel/time/timer.c:mod_timer @6.1.192
     """
+    expect(timer, Timer, "the timer")
+    expires = operator.index(expires)
     if not timer._prepared:
         raise UsageError("the timer has not been prepared", remedy="call timer_setup() first")
     if timer.function is None:
@@ -354,6 +360,7 @@ def add_timer(timer: Timer) -> None:
 
     Source: kernel/time/timer.c:add_timer @6.1.192
     """
+    expect(timer, Timer, "the timer")
     kernel = current_kernel()
     if timer_pending(timer):
         kernel.report(KernelBug("\n".join(["kernel BUG at kernel/time/timer.c!", *dump_stack(kernel)])))
@@ -365,6 +372,7 @@ def timer_delete(timer: Timer) -> int:
 
     Source: kernel/time/timer.c:timer_delete @6.1.192
     """
+    expect(timer, Timer, "the timer")
     return int(_timers().remove(timer))
 
 
@@ -381,6 +389,7 @@ def timer_delete_sync(timer: Timer) -> int:
     Source: kernel/time/timer.c:timer_delete_sync @6.1.192
     Differs: functions of timers never run while somebody else does, so there is nothing to wait for.
     """
+    expect(timer, Timer, "the timer")
     kernel = current_kernel()
     if _timers().running is timer:
         text = f"timer: {getattr(timer.function, '__qualname__', 'fn')} waits for its own end"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from kmem.mm.argument import expect
 from kmem.mm.kernel import Kernel, current_kernel
 from kmem.mm.might_sleep import check_may_sleep
 from kmem.mm.sched import scheduler, sleep_ticks
@@ -75,6 +76,7 @@ def init_waitqueue_head(wq_head: WaitQueueHead) -> None:
 
     Source: include/linux/wait.h:init_waitqueue_head @6.1.192
     """
+    expect(wq_head, WaitQueueHead, "the wait queue")
     wq_head.entries.clear()
 
 
@@ -91,6 +93,7 @@ def waitqueue_active(wq_head: WaitQueueHead) -> bool:
 
     Source: include/linux/wait.h:waitqueue_active @6.1.192
     """
+    expect(wq_head, WaitQueueHead, "the wait queue")
     return bool(wq_head.entries)
 
 
@@ -101,6 +104,7 @@ def prepare_to_wait(wq_head: WaitQueueHead, wq_entry: WaitQueueEntry, state: int
 
     Source: kernel/sched/wait.c:prepare_to_wait @6.1.192
     """
+    expect(wq_head, WaitQueueHead, "the wait queue")
     kernel = current_kernel()
     wq_entry.task = kernel.current
     wq_entry.exclusive = False
@@ -119,6 +123,7 @@ def prepare_to_wait_exclusive(wq_head: WaitQueueHead, wq_entry: WaitQueueEntry, 
 
     Source: kernel/sched/wait.c:prepare_to_wait_exclusive @6.1.192
     """
+    expect(wq_head, WaitQueueHead, "the wait queue")
     kernel = current_kernel()
     was_empty = not wq_head.entries
     wq_entry.task = kernel.current
@@ -134,6 +139,7 @@ def finish_wait(wq_head: WaitQueueHead, wq_entry: WaitQueueEntry) -> None:
 
     Source: kernel/sched/wait.c:finish_wait @6.1.192
     """
+    expect(wq_head, WaitQueueHead, "the wait queue")
     scheduler(current_kernel()).set_current_state(0)
     if wq_entry in wq_head.entries:
         wq_head.entries.remove(wq_entry)
@@ -169,6 +175,7 @@ def wake_up(wq_head: WaitQueueHead) -> int:
 
     Source: include/linux/wait.h:wake_up @6.1.192
     """
+    expect(wq_head, WaitQueueHead, "the wait queue")
     return wake(current_kernel(), wq_head, 1)
 
 
@@ -177,6 +184,7 @@ def wake_up_nr(wq_head: WaitQueueHead, nr: int) -> int:
 
     Source: include/linux/wait.h:wake_up_nr @6.1.192
     """
+    expect(wq_head, WaitQueueHead, "the wait queue")
     return wake(current_kernel(), wq_head, nr)
 
 
@@ -185,6 +193,7 @@ def wake_up_all(wq_head: WaitQueueHead) -> int:
 
     Source: include/linux/wait.h:wake_up_all @6.1.192
     """
+    expect(wq_head, WaitQueueHead, "the wait queue")
     return wake(current_kernel(), wq_head, 0)
 
 
@@ -194,11 +203,13 @@ def wake_up_interruptible(wq_head: WaitQueueHead) -> int:
     Source: include/linux/wait.h:wake_up_interruptible @6.1.192
     Differs: wakes all who wait, whatever their state.
     """
+    expect(wq_head, WaitQueueHead, "the wait queue")
     return wake(current_kernel(), wq_head, 1)
 
 
 def _wait(wq_head: WaitQueueHead, condition: Callable[[], object], state: int, timeout: int | None, line: int) -> int:
     """Wait until `condition` is true; return the ticks left (1 at least), 0 if it was not within `timeout`."""
+    expect(wq_head, WaitQueueHead, "the wait queue")
     kernel = current_kernel()
     check_may_sleep(kernel, _FILE, line)
     left = timeout

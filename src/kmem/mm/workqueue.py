@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from kmem.errors import KernelReport, KernelWarning, StateError, UsageError
+from kmem.mm.argument import expect
 from kmem.mm.dump_stack import dump_stack
 from kmem.mm.kernel import Kernel, current_kernel
 from kmem.mm.might_sleep import check_may_sleep
@@ -231,6 +232,7 @@ def INIT_WORK(work: Work, func: Callable[[Any], object]) -> None:
 
     Source: include/linux/workqueue.h:INIT_WORK @6.1.192
     """
+    expect(work, Work, "the work")
     if not callable(func):
         raise UsageError(f"{func!r} is no function that a work could call")
     work.func = func
@@ -288,6 +290,7 @@ def work_pending(work: Work) -> bool:
 
     Source: include/linux/workqueue.h:work_pending @6.1.192
     """
+    expect(work, Work, "the work")
     return work.pending
 
 
@@ -296,6 +299,8 @@ def queue_work(wq: Workqueue, work: Work) -> bool:
 
     Source: include/linux/workqueue.h:queue_work @6.1.192
     """
+    expect(work, Work, "the work")
+    expect(wq, Workqueue, "the work queue")
     if wq.destroyed:
         raise StateError(f"work queue {wq.name} has been destroyed")
     if work.func is None:
@@ -321,6 +326,8 @@ def queue_delayed_work(wq: Workqueue, dwork: DelayedWork, delay: int) -> bool:
 
     Source: include/linux/workqueue.h:queue_delayed_work @6.1.192
     """
+    expect(wq, Workqueue, "the work queue")
+    expect(dwork, DelayedWork, "the work")
     if not delay:
         return queue_work(wq, dwork)
     if wq.destroyed:
@@ -356,6 +363,7 @@ def _steal(work: Work) -> bool:
 
     Source: kernel/workqueue.c:try_to_grab_pending @6.1.192
     """
+    expect(work, Work, "the work")
     if not work.pending:
         return False
     if isinstance(work, DelayedWork) and timer_pending(work.timer):
@@ -368,6 +376,7 @@ def _steal(work: Work) -> bool:
 
 def _wait_for(work: Work) -> bool:
     """Wait until a work has been done that is pending or under way; whether there was anything to wait for."""
+    expect(work, Work, "the work")
     kernel = current_kernel()
     check_may_sleep(kernel, _FILE, _MIGHT_SLEEP_LINE)
     waited = False
@@ -393,6 +402,7 @@ def flush_delayed_work(dwork: DelayedWork) -> bool:
 
     Source: kernel/workqueue.c:flush_delayed_work @6.1.192
     """
+    expect(dwork, DelayedWork, "the work")
     if timer_delete(dwork.timer) and dwork.queue is not None:
         dwork.queue.workqueues.insert(dwork.queue, dwork)
     return _wait_for(dwork)
@@ -429,6 +439,7 @@ def flush_workqueue(wq: Workqueue) -> None:
 
     Source: kernel/workqueue.c:__flush_workqueue @6.1.192
     """
+    expect(wq, Workqueue, "the work queue")
     for work in [*wq.running, *wq.works]:
         _wait_for(work)
 
@@ -438,6 +449,7 @@ def destroy_workqueue(wq: Workqueue) -> None:
 
     Source: kernel/workqueue.c:destroy_workqueue @6.1.192
     """
+    expect(wq, Workqueue, "the work queue")
     if wq.destroyed:
         raise StateError(f"work queue {wq.name} has been destroyed already")
     while wq.running or wq.works:
