@@ -756,3 +756,31 @@ def test_kernel_stacks(machine: Machine) -> None:
     assert machine.vmallocinfo().count("kernel_clone") == (2 if machine.arch == "x86_64" else 0)
     p.exit()
     assert stat.global_node_page_state("nr_kernel_stack") == kept
+
+
+def test_huge_pages_are_split_and_swapped() -> None:
+    with Machine.boot("x86_64", ram="600M", reports="log") as m:
+        m.kernel.reclaim.swap.swapon(600 << 20)
+        p = m.process("p")
+        nr_pages = 700 << 8
+        a = p.mmap(0, nr_pages * PAGE, RW, PA | MAP_NORESERVE)
+        p.write(a + (2 << 20), b"x")
+        child = p.fork()
+        for i in range(0, nr_pages, 3):
+            p.write(a + i * PAGE, i.to_bytes(4, "little"))
+        events = m.kernel.vm.stat.events
+        assert events["thp_fault_alloc"] > 200
+        assert events["thp_split_page"] > 20
+        assert events["pswpout"] > 5000
+        m.validate()
+        for i in range(0, nr_pages, 33):
+            assert p.read(a + i * PAGE, 8) == i.to_bytes(8, "little")
+        assert child.read(a + (2 << 20), 1) == b"x"
+        m.validate()
+        p.exit()
+        child.exit()
+        m.kernel.reclaim.lru.lru_add_drain_all()
+        m.kernel.reclaim.swap.validate()
+        m.kernel.reclaim.lru.validate()
+        assert len(m.kernel.vm.folios) == 0
+        m.validate()

@@ -73,6 +73,7 @@ PG_FLAG_NAMES = (
 )
 
 _PAGE_SHIFT = 12
+_PGF_HEAD = 2
 _COMP, _ZERO = __GFP_COMP, __GFP_ZERO
 
 
@@ -300,6 +301,29 @@ class Folios:
             self.lru.folio_del_lru(folio)
         del self._folios[folio.pfn]
         self._page_alloc.free_pages(folio.pfn, folio.order)
+
+    def split(self, folio: Folio) -> list[Folio]:
+        """Make single pages of a compound folio that is on no list and mapped page by page; return them, itself first.
+
+        Each has a reference for each of its mappings, and one for the caller.
+
+        Source: mm/huge_memory.c:__split_huge_page @6.1.192
+        """
+        counts = folio.page_mapcounts or [0] * folio.nr_pages
+        order, exclusive = folio.order, folio.exclusive_map
+        self._page_alloc.memmap.pages_array["flags"][folio.pfn] &= ~_PGF_HEAD & 0xFF
+        self._page_alloc.split_page(folio.pfn, order)
+        pages = [folio]
+        for i in range(1, 1 << order):
+            page = self.add(folio.pfn + i)
+            page.mapping, page.anon, page.index, page.flags = folio.mapping, folio.anon, folio.index + i, folio.flags
+            pages.append(page)
+        for i, page in enumerate(pages):
+            page.order, page.page_mapcounts, page.entire_mapcount = 0, None, 0
+            page.mapcount = counts[i]
+            page.refcount = counts[i] + 1
+            page.exclusive_map = exclusive >> i & 1
+        return pages
 
     def replace_frame(self, folio: Folio, pfn: int) -> None:
         """Give a folio another frame, as migration does; the old one is the caller's then.

@@ -7,7 +7,7 @@ each time, so that splitting the entry can never fail.
 
 Source: mm/huge_memory.c, mm/pgtable-generic.c @6.1.192
 Differs: reads of untouched memory map the small zero page, never the huge one; khugepaged does not run; a huge page
-that lost part of its mappings waits for its last one to be freed, since nothing splits compound pages.
+that lost part of its mappings is split when reclaim comes to it, not by a shrinker of its own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,13 @@ from kmem.mm.pgalloc import (
     PAGE_TABLE,
 )
 from kmem.mm.pgprot import maybe_mkwrite, mkdirty, pte_modify, vma_page_prot
-from kmem.mm.rmap import anon_vma_prepare, page_add_new_anon_rmap, page_move_anon_rmap, page_remove_rmap
+from kmem.mm.rmap import (
+    anon_vma_prepare,
+    page_add_new_anon_rmap,
+    page_mappings,
+    page_move_anon_rmap,
+    page_remove_rmap,
+)
 
 if TYPE_CHECKING:
     from kmem.mm.mmu_gather import MmuGather
@@ -38,6 +44,7 @@ __all__ = [
     "do_huge_pmd_anonymous_page",
     "do_huge_pmd_wp_page",
     "hugepage_suitable",
+    "split_huge_page",
     "split_huge_pmd",
     "split_huge_pmd_address",
     "zap_huge_pmd",
@@ -93,6 +100,7 @@ def do_huge_pmd_anonymous_page(vm: Vm, vma: VmArea, addr: int) -> bool | None:
     start = addr & -vm.layout.pmd_size
     vm.ram.clear(folio.pfn << 12, vm.layout.pmd_size)
     page_add_new_anon_rmap(vm, folio, vma, start)
+    vm.lru_cache_add(folio)
     at, _ = _pmd(vm, mm, start)
     entry = maybe_mkwrite(mkdirty(vm.layout, vma_page_prot(vm.layout, vma) | PAGE_PSE), vma)
     table.write(at, table.pfn_pte(folio.pfn, entry))
@@ -219,3 +227,28 @@ def change_huge_pmd(vm: Vm, vma: VmArea, start: int) -> None:
     at, huge = _pmd(vm, vma.vm_mm, start)
     entry = pte_modify(table, huge, vma_page_prot(vm.layout, vma), keep=PAGE_PSE)
     table.write(at, entry if vma.vm_flags & VM_SHARED else entry & ~PAGE_RW)
+
+
+def split_huge_page(vm: Vm, folio: Folio) -> list[Folio] | None:
+    """Make single pages of a huge page that reclaim has isolated; None if somebody else holds it.
+
+    Returns
+    -------
+    list of Folio or None
+        The pages, the first one being `folio` itself; each has a reference for the caller. Pages that
+        nobody maps any more are freed, and not among them.
+
+    Source: mm/huge_memory.c:split_huge_page_to_list @6.1.192
+    """
+    if not folio.anon or folio.refcount != folio.mapcount + 1:
+        return None
+    for vma, addr, _, _ in list(page_mappings(vm, folio.pfn)):
+        if vma.vm_mm.page_table.huge(addr):
+            split_huge_pmd(vm, vma, addr)
+    pages = vm.folios.split(folio)
+    vm.count("thp_split_page")
+    kept = [page for page in pages if page is folio or page.mapcount]
+    for page in pages:
+        if page is not folio and not page.mapcount:
+            vm.folios.put(page)
+    return kept

@@ -14,6 +14,7 @@ somebody else, so no page is kept for that.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import isqrt
@@ -31,6 +32,7 @@ from kmem.mm.folio import (
     Folio,
 )
 from kmem.mm.hooks import CompactResult, Request
+from kmem.mm.huge_memory import split_huge_page
 from kmem.mm.lru import (
     LRU_ACTIVE_ANON,
     LRU_ACTIVE_FILE,
@@ -365,9 +367,11 @@ class Vmscan:
         kept: list[Folio] = []
         freed: list[Folio] = []
         activated = 0
-        for folio in folios:
+        queue = deque(folios)
+        while queue:
+            folio = queue.popleft()
             sc.nr_scanned += folio.nr_pages
-            verdict = self._shrink_folio(folio, pgdat, sc, seen)
+            verdict = self._shrink_folio(folio, pgdat, sc, seen, queue)
             if verdict == "free":
                 freed.append(folio)
                 continue
@@ -384,8 +388,10 @@ class Vmscan:
         self.stat.count("pgactivate", activated)
         return kept, nr_reclaimed
 
-    def _shrink_folio(self, folio: Folio, pgdat: Pgdat, sc: ScanControl, seen: _ReclaimStat) -> str:
-        """One page: ``free``, ``keep`` or ``activate``."""
+    def _shrink_folio(
+        self, folio: Folio, pgdat: Pgdat, sc: ScanControl, seen: _ReclaimStat, queue: deque[Folio]
+    ) -> str:
+        """One page: ``free``, ``keep`` or ``activate``. The rest of a huge page that is split joins the queue."""
         if folio.flags & PG_UNEVICTABLE:
             return "activate"
         if not sc.may_unmap and folio.mapcount:
@@ -399,7 +405,9 @@ class Vmscan:
         if folio.anon and not folio.flags & PG_SWAPCACHE:
             if not sc.gfp_mask & _GFP_IO:
                 return "keep"
-            if folio.order or not self.reclaim.swap.add_to_swap(folio):
+            if folio.order and not self._split(folio, queue):
+                return "activate"
+            if not self.reclaim.swap.add_to_swap(folio):
                 return "activate"
         if folio.mapcount and not self._try_to_unmap(folio):
             return "activate"
@@ -408,6 +416,19 @@ class Vmscan:
             if verdict:
                 return verdict
         return "free" if self.reclaim.remove_mapping(folio) else "keep"
+
+    def _split(self, folio: Folio, queue: deque[Folio]) -> bool:
+        """Make single pages of a huge one, if there is swap for any; all but the first join the queue.
+
+        Source: mm/vmscan.c:shrink_folio_list, mm/huge_memory.c:can_split_folio @6.1.192
+        """
+        if self.reclaim.vm is None or not self.stat.swap_free_pages:
+            return False
+        pages = split_huge_page(self.reclaim.vm, folio)
+        if pages is None:
+            return False
+        queue.extend(pages[1:])
+        return True
 
     def _try_to_unmap(self, folio: Folio) -> bool:
         entry = folio.swap if folio.anon else None
