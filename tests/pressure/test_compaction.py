@@ -17,13 +17,14 @@ compact_memory        guest  model
 free pages looked at   1,632  1,632 the same
 pages moved              320    334 4 % more
 pages isolated           653    678
+pages not moved            1      1 free pages had run out
 frames scanned        24,839 26,530 compound pages are not known
 free blocks per order                at most 12 of 594 differ
 ==================== ======= ====== ================================
 
-Of the huge pages the guest gets 38 and the model 34.  The guest's kswapd and
-kcompactd run on the same CPU as the request, but when is not recorded; the
-model's take turns at ``cond_resched()``.
+Of the huge pages the guest gets 38 and the model 35; both move 335 pages for
+them.  The guest's kswapd and kcompactd run on the same CPU as the request, but
+when is not recorded; the model's take turns at ``cond_resched()``.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from __future__ import annotations
 import pytest
 
 from kmem.mm.compaction import CompactControl, fragmentation_index
+from kmem.mm.compaction_fast import _FreeList
+from kmem.mm.debug_vm import validate_pages
 from kmem.mm.hooks import CompactResult, Request
 from kmem.mm.reclaim import Reclaim
 from tests.mm.machines import one_zone
@@ -58,6 +61,7 @@ def test_compact_memory() -> None:
     real = next(step for step in steps if step.get("at") == "compacted")
     ours = reclaim.stat.events
     assert ours["compact_free_scanned"] == real["compact_free_scanned"] == 1632
+    assert ours["pgmigrate_fail"] == real["pgmigrate_fail"] == 1
     assert abs(ours["pgmigrate_success"] - real["pgmigrate_success"]) <= 0.05 * real["pgmigrate_success"]
     assert abs(ours["compact_isolated"] - real["compact_isolated"]) <= 0.05 * real["compact_isolated"]
     assert 0 <= ours["compact_migrate_scanned"] - real["compact_migrate_scanned"] <= 0.08 * 24839
@@ -68,21 +72,23 @@ def test_compact_memory() -> None:
 
 
 def test_huge_pages_out_of_fragmented_memory() -> None:
-    states, _ = recording("huge-256M")
+    states, steps = recording("huge-256M")
     reclaim = start(states["fragmented"], sched=True)
     adopt(reclaim, states["fragmented"])
-    at_once = sum(blocks(reclaim, 1)[9:]) + 2 * 12
     got = 0
     while got < 60 and reclaim.page_alloc.alloc_pages(GFP_HUGE, 9) >= 0:
         got += 1
+    reclaim.kernel.sched.run()
     reclaim.validate()
-    after = states["huge"]
-    real = 38
-    assert after.of("area")
-    assert abs(got - real) <= 5
-    assert at_once  # most of them were there; the rest took reclaim and compaction
-    assert reclaim.stat.events["compact_stall"]
-    assert reclaim.stat.events["allocstall_movable"]
+    theirs = next(step for step in steps if step.get("at") == "huge")
+    ours = reclaim.stat.events
+    assert abs(got - 38) <= 4  # what the guest's /proc/sys/vm/nr_hugepages said afterwards
+    assert ours["pgmigrate_success"] == theirs["pgmigrate_success"] == 335
+    assert ours["compact_daemon_wake"] == theirs["compact_daemon_wake"] == 1
+    assert abs(ours["compact_isolated"] - theirs["compact_isolated"]) < 100  # of 802
+    assert abs(ours["compact_stall"] - theirs["compact_stall"]) <= 3  # of 8
+    assert abs(ours["pgsteal_kswapd"] - theirs["pgsteal_kswapd"]) < 300  # of 2446
+    assert ours["allocstall_movable"] and theirs["allocstall_movable"]
 
 
 # Arithmetic and single steps
@@ -211,3 +217,17 @@ def test_costly_orders_give_up_after_a_quarter_of_the_rounds() -> None:
     assert not compaction.should_compact_retry(costly, CompactResult.SUCCESS, 1, 4)[0]
     assert compaction.should_compact_retry(cheap, CompactResult.SUCCESS, 1, 15) == (True, 1, 16)
     assert compaction.should_compact_retry(cheap, CompactResult.SUCCESS, 1, 16) == (True, 0, 0)
+
+
+@pytest.mark.parametrize("place", [0, 3, 9])
+def test_searches_turn_the_free_list(place: int) -> None:
+    """The next search is to look at other blocks first: what was looked at goes behind the rest, in its order."""
+    reclaim = checkerboard()
+    zone = reclaim.memmap.zone_id("Normal")
+    for turn in ("begin_with", "end_with"):
+        order = reclaim.memmap.free_list(zone, 0, 1)
+        pfn = order[place]
+        getattr(_FreeList(reclaim.compaction, zone, 0), turn)(pfn)
+        split = place if turn == "begin_with" else place + 1
+        assert reclaim.memmap.free_list(zone, 0, 1) == order[split:] + order[:split]
+    validate_pages(reclaim.page_alloc)

@@ -13,7 +13,7 @@ number is the same at every step; what is compared, and how close it comes:
   boosted, and kswapd frees that much: in the guest from the read of MiB 123 on,
   in the model from 124 on; 532 pages at first (the guest: 442);
 - the 335 pages that kcompactd moves after the first boost: the same number;
-- pages that kswapd frees in all: 23,727 against 24,420 (2.8 % less);
+- pages that kswapd frees in all: 23,717 against 24,420 (2.9 % less);
 - nobody ever has to reclaim directly, in neither;
 - in the end, free pages stay between the sums of the min and of the high
   watermarks and reserves, in both.

@@ -7,9 +7,8 @@ stops when the block it wants is there; kcompactd works for requests that
 cannot wait.  A zone in which it failed is left alone for a while.
 
 Source: mm/compaction.c @6.1.192
-Differs: free pages are found by scanning alone, not first in the free lists;
-a block that becomes free while it is compacted is not kept for the compactor;
-large folios are not moved; no proactive compaction.
+Differs: a block that becomes free while it is compacted is not kept for the
+compactor; large folios are not moved; no proactive compaction.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kmem.mm.compaction_fast import fast_find_migrateblock, fast_isolate_freepages
 from kmem.mm.folio import PG_UNEVICTABLE, PG_WRITEBACK, Folio
 from kmem.mm.hooks import CompactResult, Request
 from kmem.mm.lru import folio_is_file_lru
@@ -133,6 +133,9 @@ class CompactControl:
     freepages: list[int] = field(default_factory=list)
     total_migrate_scanned: int = 0
     total_free_scanned: int = 0
+    search_order: int = 0
+    fast_search_fail: int = 0
+    fast_start_pfn: int = 0  # -1: used up
 
 
 class Compaction:
@@ -160,7 +163,7 @@ class Compaction:
         self.zones = [ZoneCompaction() for _ in range(len(reclaim.zones))]
         self.extfrag_threshold = 500
         self.compact_unevictable_allowed = 1
-        self._block = 1 << reclaim.pageblock_order
+        self.block_pages = 1 << reclaim.pageblock_order
         pages = reclaim.memmap.pages_array
         self._kind, self._order, self._flags, self._zone = (pages[name] for name in ("kind", "order", "flags", "zone"))
         for zone in np.flatnonzero(reclaim.zones["spanned"]).tolist():
@@ -168,13 +171,15 @@ class Compaction:
 
     # Whether to do it at all
 
-    def _block_start(self, pfn: int) -> int:
-        return pfn & ~(self._block - 1)
+    def block_start(self, pfn: int) -> int:
+        """First frame of a page block."""
+        return pfn & ~(self.block_pages - 1)
 
     def _block_end(self, pfn: int) -> int:
-        return self._block_start(pfn) + self._block
+        return self.block_start(pfn) + self.block_pages
 
-    def _range(self, zone: int) -> tuple[int, int]:
+    def zone_range(self, zone: int) -> tuple[int, int]:
+        """First frame of a zone, and the one behind its last."""
         z = self.reclaim.zones[zone]
         return int(z["start_pfn"]), int(z["start_pfn"]) + int(z["spanned"])
 
@@ -283,10 +288,10 @@ class Compaction:
         return z.considered >= 1 << z.defer_shift
 
     def _reset_cached_positions(self, zone: int) -> None:
-        start, end = self._range(zone)
+        start, end = self.zone_range(zone)
         z = self.zones[zone]
         z.cached_migrate_pfn = [start, start]
-        z.cached_free_pfn = self._block_start(end - 1)
+        z.cached_free_pfn = self.block_start(end - 1)
 
     def reset_isolation_suitable(self, pgdat: Pgdat) -> None:
         """Forget which page blocks were not worth scanning, if a full run has ended lately.
@@ -303,7 +308,7 @@ class Compaction:
         if not z.blockskip_flush:
             return
         z.blockskip_flush = False
-        start, end = self._range(zone)
+        start, end = self.zone_range(zone)
         migrate_pfn, free_pfn = start, end - 1
         reset_migrate, reset_free = free_pfn, migrate_pfn
         source_set = free_set = False
@@ -315,8 +320,8 @@ class Compaction:
             if self._reset_block(zone, free_pfn, free_set, True) and free_pfn > reset_free:
                 free_set = True
                 reset_free = z.init_free_pfn = z.cached_free_pfn = free_pfn
-            migrate_pfn += self._block
-            free_pfn -= self._block
+            migrate_pfn += self.block_pages
+            free_pfn -= self.block_pages
         if reset_migrate >= reset_free:
             z.cached_migrate_pfn = [migrate_pfn, migrate_pfn]
             z.cached_free_pfn = free_pfn
@@ -334,8 +339,8 @@ class Compaction:
             return True
         if not check_source and check_target and self._block_type(pfn) != _MOVABLE:
             return False
-        start, end = self._range(zone)
-        first, last = max(self._block_start(pfn), start), min(self._block_end(pfn), end)
+        start, end = self.zone_range(zone)
+        first, last = max(self.block_start(pfn), start), min(self._block_end(pfn), end)
         lru = bool((self._flags[first:last:8] & _PGF_LRU).any())
         buddy = bool((self._kind[first:last:8] == _PG_BUDDY).any())
         if (check_source and lru) or (check_target and buddy):
@@ -346,8 +351,11 @@ class Compaction:
     def _block_type(self, pfn: int) -> int:
         return int(self.reclaim.memmap.pageblock_slice(int(self._zone[pfn]), pfn, 1)[0])
 
-    def _block_in_zone(self, start: int, end: int, zone: int) -> bool:
-        """Source: mm/page_alloc.c:__pageblock_pfn_to_page @6.1.192."""
+    def block_in_zone(self, start: int, end: int, zone: int) -> bool:
+        """Whether a page block lies in one zone as a whole.
+
+        Source: mm/page_alloc.c:__pageblock_pfn_to_page @6.1.192
+        """
         return bool(self._zone[start] == zone and self._zone[end - 1] == zone)
 
     # The free scanner
@@ -363,7 +371,18 @@ class Compaction:
         self.page_alloc.isolate_free_page(pfn)
         return True
 
-    def _isolate_freepages_block(self, cc: CompactControl, start: int, end: int, stride: int) -> tuple[int, int]:
+    def take_free_block(self, cc: CompactControl, pfn: int, order: int) -> bool:
+        """Take a free block for pages to move to; False if too little would be left."""
+        if not self._isolate_free_page(cc.zone, pfn, order):
+            return False
+        # split_map_pages() stacks the pages up: the last one is used first
+        if order:
+            self.page_alloc.split_page(pfn, order)
+        cc.freepages.extend(range(pfn, pfn + (1 << order)))
+        self.stat.count("compact_isolated", 1 << order)
+        return True
+
+    def isolate_freepages_block(self, cc: CompactControl, start: int, end: int, stride: int) -> tuple[int, int]:
         """Take free pages of one page block; where it stopped, and how many pages it took.
 
         Source: mm/compaction.c:isolate_freepages_block @6.1.192
@@ -378,22 +397,16 @@ class Compaction:
                 pfn += stride
                 continue
             order = int(self._order[pfn])
-            if not self._isolate_free_page(cc.zone, pfn, order):
+            if not self.take_free_block(cc, pfn, order):
                 break
             nr_pages = 1 << order
             scanned += nr_pages - 1
             isolated += nr_pages
-            # split_map_pages() stacks the pages up: the last one is used first
-            if order:
-                self.page_alloc.split_page(pfn, order)
-            cc.freepages.extend(range(pfn, pfn + nr_pages))
             if len(cc.migratepages) <= len(cc.freepages):
                 pfn += nr_pages
                 break
             pfn += nr_pages - 1 + stride
         cc.total_free_scanned += scanned
-        if isolated:
-            self.stat.count("compact_isolated", isolated)
         return min(pfn, end), isolated
 
     def _isolate_freepages(self, cc: CompactControl) -> None:
@@ -402,33 +415,36 @@ class Compaction:
         Source: mm/compaction.c:isolate_freepages @6.1.192
         """
         z = self.zones[cc.zone]
-        _, zone_end = self._range(cc.zone)
+        fast_isolate_freepages(self, cc)
+        if cc.freepages:
+            return
+        _, zone_end = self.zone_range(cc.zone)
         isolate_start = cc.free_pfn
-        block_start = self._block_start(isolate_start)
-        block_end = min(block_start + self._block, zone_end)
+        block_start = self.block_start(isolate_start)
+        block_end = min(block_start + self.block_pages, zone_end)
         low_pfn = self._block_end(cc.migrate_pfn)
         stride = COMPACT_CLUSTER_MAX if cc.mode == MIGRATE_ASYNC else 1
         while block_start >= low_pfn:
             if self._target_suitable(cc, block_start, block_end):
-                isolate_start, nr_isolated = self._isolate_freepages_block(cc, isolate_start, block_end, stride)
+                isolate_start, nr_isolated = self.isolate_freepages_block(cc, isolate_start, block_end, stride)
                 if isolate_start == block_end:
                     z.skip.add(block_start >> self.reclaim.pageblock_order)
                     z.cached_free_pfn = min(z.cached_free_pfn, block_start)
                 if len(cc.freepages) >= len(cc.migratepages):
                     if isolate_start >= block_end:
-                        isolate_start = block_start - self._block
+                        isolate_start = block_start - self.block_pages
                     break
                 if isolate_start < block_end:
                     break
                 stride = 1 if nr_isolated else min(COMPACT_CLUSTER_MAX, stride << 1)
             block_end = block_start
-            block_start -= self._block
+            block_start -= self.block_pages
             isolate_start = block_start
         cc.free_pfn = isolate_start
 
     def _target_suitable(self, cc: CompactControl, start: int, end: int) -> bool:
         """Source: mm/compaction.c:suitable_migration_target, isolation_suitable @6.1.192."""
-        if not self._block_in_zone(start, end, cc.zone):
+        if not self.block_in_zone(start, end, cc.zone):
             return False
         if self._kind[start] == _PG_BUDDY and self._order[start] >= self.reclaim.pageblock_order:
             return False
@@ -448,7 +464,7 @@ class Compaction:
         skip_on_failure = cc.direct_compaction and cc.mode == MIGRATE_ASYNC
         next_skip = (low_pfn | ((1 << cc.order) - 1)) + 1 if skip_on_failure else 0
         scanned = isolated = 0
-        whole = low_pfn == self._block_start(low_pfn)
+        whole = low_pfn == self.block_start(low_pfn)
         pfn = low_pfn
         while pfn < end_pfn:
             if skip_on_failure and pfn >= next_skip:
@@ -523,7 +539,7 @@ class Compaction:
     def _update_cached_migrate(self, cc: CompactControl, pfn: int) -> None:
         """Source: mm/compaction.c:update_cached_migrate @6.1.192."""
         z = self.zones[cc.zone]
-        pfn = pfn if pfn == self._block_start(pfn) else self._block_end(pfn)
+        pfn = pfn if pfn == self.block_start(pfn) else self._block_end(pfn)
         z.cached_migrate_pfn[0] = max(z.cached_migrate_pfn[0], pfn)
         if cc.mode != MIGRATE_ASYNC:
             z.cached_migrate_pfn[1] = max(z.cached_migrate_pfn[1], pfn)
@@ -533,24 +549,27 @@ class Compaction:
 
         Source: mm/compaction.c:isolate_migratepages @6.1.192
         """
-        start, _ = self._range(cc.zone)
-        low_pfn = cc.migrate_pfn
-        block_start = max(self._block_start(low_pfn), start)
+        start, _ = self.zone_range(cc.zone)
+        before = cc.migrate_pfn
+        low_pfn = fast_find_migrateblock(self, cc)
+        found = low_pfn != before and not cc.fast_search_fail
+        block_start = max(self.block_start(low_pfn), start)
         block_end = self._block_end(low_pfn)
         while block_end <= cc.free_pfn:
-            if self._source_suitable(cc, low_pfn, block_start, block_end):
+            if self._source_suitable(cc, low_pfn, block_start, block_end, found):
                 self._isolate_migratepages_block(cc, low_pfn, block_end)
                 break
+            found = False
             cc.migrate_pfn = low_pfn = block_start = block_end
-            block_end += self._block
+            block_end += self.block_pages
         return bool(cc.migratepages)
 
-    def _source_suitable(self, cc: CompactControl, low_pfn: int, start: int, end: int) -> bool:
+    def _source_suitable(self, cc: CompactControl, low_pfn: int, start: int, end: int, found: bool) -> bool:
         """Source: mm/compaction.c:suitable_migration_source @6.1.192."""
-        if not self._block_in_zone(start, end, cc.zone):
+        if not self.block_in_zone(start, end, cc.zone):
             return False
         skipped = low_pfn >> self.reclaim.pageblock_order in self.zones[cc.zone].skip
-        if low_pfn == self._block_start(low_pfn) and not cc.ignore_skip_hint and skipped:
+        if low_pfn == self.block_start(low_pfn) and not found and not cc.ignore_skip_hint and skipped:
             return False
         if cc.mode == MIGRATE_ASYNC and cc.direct_compaction:
             block_type = self._block_type(start)
@@ -569,24 +588,26 @@ class Compaction:
         """
         enough = True
         left: list[Folio] = []
-        moved = 0
+        moved = failed = 0
         for folio in reversed(cc.migratepages):
             if self._unused(folio):
                 continue
             if enough and not cc.freepages:
                 self._isolate_freepages(cc)
                 enough = bool(cc.freepages)
+                failed += not enough  # those behind it are not tried
             if not enough:
                 left.append(folio)
                 continue
             if folio.flags & PG_WRITEBACK and cc.mode != MIGRATE_SYNC:
                 left.append(folio)
+                failed += 1
                 continue
             self._move(folio, cc.freepages.pop())
             moved += 1
         self.stat.count("pgmigrate_success", moved)
-        if left:
-            self.stat.count("pgmigrate_fail", len(left))
+        if failed:
+            self.stat.count("pgmigrate_fail", failed)
         cc.migratepages = left[::-1]
         return enough
 
@@ -640,7 +661,7 @@ class Compaction:
             if result != CompactResult.CONTINUE:
                 break
             start = cc.migrate_pfn
-            cc.rescan = bool(last_migrated) and self._block_start(last_migrated) == self._block_start(start)
+            cc.rescan = bool(last_migrated) and self.block_start(last_migrated) == self.block_start(start)
             if self._isolate_migratepages(cc):
                 last_migrated = start
                 enough = self._migrate_pages(cc)
@@ -665,14 +686,15 @@ class Compaction:
     def _place_scanners(self, cc: CompactControl) -> None:
         """Source: mm/compaction.c:compact_zone @6.1.192."""
         z = self.zones[cc.zone]
-        start, end = self._range(cc.zone)
+        cc.fast_start_pfn = 0
+        start, end = self.zone_range(cc.zone)
         sync = cc.mode != MIGRATE_ASYNC
         if cc.whole_zone:
-            cc.migrate_pfn, cc.free_pfn = start, self._block_start(end - 1)
+            cc.migrate_pfn, cc.free_pfn = start, self.block_start(end - 1)
             return
         cc.migrate_pfn, cc.free_pfn = z.cached_migrate_pfn[sync], z.cached_free_pfn
         if not start <= cc.free_pfn < end:
-            cc.free_pfn = z.cached_free_pfn = self._block_start(end - 1)
+            cc.free_pfn = z.cached_free_pfn = self.block_start(end - 1)
         if not start <= cc.migrate_pfn < end:
             cc.migrate_pfn = start
             z.cached_migrate_pfn = [start, start]
@@ -689,7 +711,7 @@ class Compaction:
             if cc.direct_compaction:
                 self.zones[cc.zone].blockskip_flush = True
             return CompactResult.COMPLETE if cc.whole_zone else CompactResult.PARTIAL_SKIPPED
-        if cc.order == -1 or cc.migrate_pfn != self._block_start(cc.migrate_pfn):
+        if cc.order == -1 or cc.migrate_pfn != self.block_start(cc.migrate_pfn):
             return CompactResult.CONTINUE
         for order in range(cc.order, _MAX_ORDER):
             if self.reclaim.has_free(cc.zone, order, cc.migratetype) or self._stealable(cc, order):
@@ -711,7 +733,7 @@ class Compaction:
         if not cc.freepages:
             return
         z = self.zones[cc.zone]
-        highest = self._block_start(max(cc.freepages))
+        highest = self.block_start(max(cc.freepages))
         for pfn in reversed(cc.freepages):
             self.page_alloc.free_pages(pfn, 0)
         cc.freepages.clear()
@@ -743,6 +765,7 @@ class Compaction:
                 whole_zone=full,
                 ignore_skip_hint=full,
                 ignore_block_suitable=full,
+                search_order=request.order,
             )
             status = self.compact_zone(control)
             best = max(best, status)
@@ -790,7 +813,7 @@ class Compaction:
                 continue
             if self.compaction_suitable(zone, order, 0, zone % _MAX_NR_ZONES) != CompactResult.CONTINUE:
                 continue
-            control = CompactControl(zone, order, highest_zoneidx=highest)
+            control = CompactControl(zone, order, highest_zoneidx=highest, search_order=order)
             status = self.compact_zone(control)
             if status == CompactResult.SUCCESS:
                 self.defer_reset(zone, order, alloc_success=False)
