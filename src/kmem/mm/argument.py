@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Arguments that C's compiler would refuse: something else than the structure that a function takes."""
+"""Arguments that C's compiler would refuse: something else than the structure that a function takes.
+
+Source: include/linux/typecheck.h:typecheck @6.1.192
+Differs: checked when the call is made, not when it is compiled.
+"""
 
 from __future__ import annotations
 
