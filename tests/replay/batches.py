@@ -10,8 +10,8 @@ import numpy as np
 from kmem.machine.machine import Machine
 from kmem.replay.engine import ReplayEngine
 from kmem.trace import Event, EventBatch, Strings
-from kmem.trace.scan_strings import StringTable
 from kmem.trace.scan_columns import COLUMNS
+from kmem.trace.scan_strings import StringTable
 
 GFP_KERNEL = 0xCC0
 GFP_SLAB = 0xD2CC0  # what SLUB asks with first: GFP_KERNEL|NOWARN|NORETRY|COMP

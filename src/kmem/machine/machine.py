@@ -102,6 +102,9 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
     Made by :meth:`boot`. As a context manager it is the current machine
     (:func:`current_machine`) of the block, and is shut down at its end.
 
+    The calls of the kernel's API (:mod:`kmem.linux`) are methods, too, which
+    act on this machine whichever is current; see :mod:`kmem.machine.calls`.
+
     Attributes
     ----------
     description : MachineDescription
