@@ -382,3 +382,19 @@ def test_dirty_and_unevictable_pages_are_not_freed() -> None:
     assert lruvec.pages[LRU_ACTIVE_FILE] == 64  # moved out of the way until they are written
     assert lruvec.pages[LRU_INACTIVE_ANON] == lruvec.pages[LRU_UNEVICTABLE] == 0
     reclaim.validate()
+
+
+def test_snapshots_and_cached_pages() -> None:
+    with small_machine() as m:
+        m.open_file("f", MIB)
+        m.read_file("f")
+        state, digest = m.snapshot(), m.digest()
+        m.kernel.reclaim.lru.lru_add_drain_all()
+        pages = [m.page_alloc.alloc_pages(GFP_KERNEL, 2) for _ in range(50)]
+        assert min(pages) >= 0 and m.digest() != digest
+        m.restore(state)  # the same pages are cached
+        m.validate()
+        m.write_file("g", b"x")
+        with pytest.raises(StateError, match="pages of files or processes have come"):
+            m.restore(state)
+        m.validate()

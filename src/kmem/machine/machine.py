@@ -93,7 +93,7 @@ class MachineState:
     system: tuple[Any, ...]
     numbers: tuple[int, ...]
     #: Page tables of the kernel (-1: as after boot), addresses of areas in use, processes.
-    mapped: tuple[int, tuple[tuple[int, int], ...], tuple[int, ...]] = (-1, (), ())
+    mapped: tuple[int, tuple[tuple[int, int], ...], tuple[int, ...], tuple[int, ...]] = (-1, (), (), ())
 
 
 class Machine(TaskCalls, MemoryAccess, MachineAids):
@@ -510,13 +510,14 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
             mapped=self._mapped(),
         )
 
-    def _mapped(self) -> tuple[int, tuple[tuple[int, int], ...], tuple[int, ...]]:
+    def _mapped(self) -> tuple[int, tuple[tuple[int, int], ...], tuple[int, ...], tuple[int, ...]]:
         """What is mapped, as far as a snapshot can tell: it holds no bytes, and so no page tables."""
         kernel = self._kernel
         if kernel is None:
-            return -1, (), ()
+            return -1, (), (), ()
         processes = () if kernel.vm is None else tuple(sorted(kernel.vm.tasks))
-        return kernel.init_mm.nr_tables, tuple(kernel.vmalloc.space.busy.ranges()), processes
+        folios = tuple(sorted(folio.pfn for folio in kernel.reclaim.folios))
+        return kernel.init_mm.nr_tables, tuple(kernel.vmalloc.space.busy.ranges()), processes, folios
 
     def restore(self, state: MachineState) -> None:
         """Go back to a state of this machine.
@@ -526,7 +527,7 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
         UsageError
             If the snapshot is that of another machine.
         StateError
-            If vmalloc areas or processes have come or gone since: what they map is bytes in memory.
+            If vmalloc areas, processes or cached pages have come or gone since: what they hold is bytes in memory.
         """
         self._check_running()
         if state.description != self.description or len(state.pages) != self.memmap.nr_records:
@@ -534,7 +535,7 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
         _, *areas_and_processes = self._mapped()
         if areas_and_processes != list(state.mapped[1:]):
             raise StateError(
-                "vmalloc areas or processes have come or gone since the snapshot",
+                "vmalloc areas, pages of files or processes have come or gone since the snapshot",
                 remedy="undo that first, or boot another machine",
             )
         if self._kernel is not None:
@@ -549,6 +550,7 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
         self.caches.aliases = dict(state.aliases)
         if self._kernel is not None:
             forget_caches(self._kernel)
+            self._kernel.reclaim.lru.mark_frames()
         self.zones.zones, self.zones.tunables, self.zones.totalreserve = copy.deepcopy(state.system)
         self._restore_numbers(state.numbers)
 

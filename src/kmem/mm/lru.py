@@ -199,6 +199,13 @@ class Lru:
         else:
             self._page_flags[frames] &= 0xFF & ~_PGF_LRU
 
+    def mark_frames(self) -> None:
+        """Mark the frames of all pages on lists in their records, and no others. O(frames)."""
+        self._page_flags[:] &= 0xFF & ~_PGF_LRU
+        for lru in range(NR_LRU_LISTS):
+            for folio in self.folios_of(lru):
+                self._mark(folio, on_lru=True)
+
     def add_to_list(self, folio: Folio, *, tail: bool = False) -> None:
         """Put a page that is on no list onto the one that its flags say.
 
