@@ -38,7 +38,7 @@ from kmem.mm.page_alloc import PageAllocator
 from kmem.mm.slub import Slub
 from kmem.mm.slub_state import adopt_full_slab, take_object
 from kmem.replay.maple import MapleNodes
-from kmem.replay.takeover import end_grace_period, give_page_back, move_slab, own_block, take_page
+from kmem.replay.takeover import end_grace_period, exchange, give_page_back, move_slab, own_block, take_page
 from kmem.trace.events import Event, EventFlag
 from kmem.trace.reader import open_trace
 
@@ -55,7 +55,7 @@ _GFP_ACCOUNT = 0x400000
 _KMALLOC_MAX_CACHE_SIZE = 8192
 _NR_KMALLOC_INDEXES = 14
 _BUDDY, _PCP, _ALLOCATED, _SLAB, _LARGE, _TAIL, _FREE = range(1, 8)
-_MOST_PRESUMED = 12  # pages that one bulk request without an event may have taken
+_MOST_AHEAD = 64  # pages that are looked at
 _MOST_FREES = 200  # of one run of an interrupt
 _NEAR = 12  # events within which two swapped lines lie
 _ALLOCS = (Event.KMALLOC, Event.KMALLOC_NODE, Event.KMEM_CACHE_ALLOC, Event.KMEM_CACHE_ALLOC_NODE)
@@ -139,6 +139,7 @@ class _Events:
         self.batched: set[int] = set()
         self.named: dict[int, int] = {}
         self.mentions: dict[int, list[int]] = defaultdict(list)
+        self.page_mentions: dict[int, list[int]] = defaultdict(list)
         self._look_ahead()
 
     event: list[int]
@@ -166,10 +167,12 @@ class _Events:
                     if page in owner:
                         self.slab_pages.add(owner[page])
             elif event == Event.MM_PAGE_ALLOC and not self.flags[i] & EventFlag.FAILED:
+                self.page_mentions[target].append(i)
                 for page in range(target, target + (1 << self.order[i])):
                     owner[page] = i
             elif event == Event.MM_PAGE_FREE:
                 freed[target] = i
+                self.page_mentions[target].append(i)
             elif event == Event.MM_PAGE_FREE_BATCHED and target in freed:
                 self.batched.add(freed.pop(target))
         live: dict[int, int] = {}
@@ -188,6 +191,12 @@ class _Events:
         places = self.mentions.get(pointer, [])
         at = bisect.bisect_right(places, after)
         return places[at] if at < len(places) else None
+
+    def page_taken_by_then(self, pfn: int, after: int) -> bool:
+        """Whether a page must be in use after an event: the trace frees it before it allocates it again."""
+        places = self.page_mentions.get(pfn, [])
+        at = bisect.bisect_right(places, after)
+        return at < len(places) and self.event[places[at]] == Event.MM_PAGE_FREE
 
     def taken_by_then(self, pointer: int, after: int) -> bool:
         """Whether an object must be in use after an event: the trace frees it before it allocates it again."""
@@ -213,7 +222,6 @@ class _Run:
             if self.pages["kind"][record["pfn"]] != _SLAB and record["cache"] in self.names:
                 adopt_full_slab(self.slub, self.names[record["cache"]], record["pfn"], record["objects"])
         self.alias: dict[int, int] = {}
-        self.presumed: set[int] = set()
         self.owed: dict[int, tuple[int, int]] = {}
         self.learned: dict[tuple[int, int, int], int] = {}
         maple = self.names.get("maple_node")
@@ -265,15 +273,8 @@ class _Run:
         self.diverged(self.frame_cause(i, got, wanted))
         if got < 0:
             take_page(self.allocator, wanted, order)
-        elif wanted in self.presumed:
-            self.presumed.discard(wanted)
-            give_page_back(self.allocator, got, order)
-        elif kind == _PCP and (ahead := self.pages_ahead(wanted)) is not None:
-            # those before it must have been taken without an event
-            for pfn in ahead:
-                take_page(self.allocator, pfn, order)
-            take_page(self.allocator, wanted, order)
-            self.presumed.update([got, *ahead])
+        elif kind == _PCP:
+            self.take_from_list(i, got, wanted, order)
         elif kind == _SLAB:
             # the model keeps its slab, elsewhere
             if not move_slab(self.slub, wanted, got):
@@ -283,16 +284,19 @@ class _Run:
         else:
             self.alias_page(wanted, got)
 
-    def pages_ahead(self, pfn: int) -> list[int] | None:
-        """Frames before this one on its per-CPU list; None if there are many."""
-        ahead: list[int] = []
-        before = int(self.pages["prev"][pfn])
-        while before < self.allocator.memmap.nr_frames:
-            ahead.append(before)
-            if len(ahead) > _MOST_PRESUMED:
-                return None
-            before = int(self.pages["prev"][before])
-        return ahead
+    def take_from_list(self, i: int, got: int, wanted: int, order: int) -> None:
+        """Hand out a page from within a per-CPU list; those before it are in use if the trace frees them next."""
+        before = int(self.pages["prev"][wanted])
+        for _ in range(_MOST_AHEAD):
+            if before >= self.allocator.memmap.nr_frames:
+                break
+            further = int(self.pages["prev"][before])
+            if self.events.page_taken_by_then(before, i):
+                take_page(self.allocator, before, order)
+                self.out.bulk_pages += 1
+            before = further
+        if self.events.page_taken_by_then(got, i) or not exchange(self.allocator, wanted, got):
+            take_page(self.allocator, wanted, order)
 
     def alias_page(self, wanted: int, got: int) -> None:
         self.alias[-wanted - 1] = got
@@ -318,7 +322,6 @@ class _Run:
 
     def free_pages(self, i: int, order: int) -> None:
         pfn = self.alias.pop(-self.events.target[i] - 1, self.events.target[i])
-        self.presumed.discard(pfn)
         if not 0 <= pfn < self.allocator.memmap.nr_frames:
             return
         kind = int(self.pages["kind"][pfn])
@@ -423,7 +426,8 @@ class _Run:
                     self.alias[wanted] = stand_in
             return
         if take_object(self.slub, wanted):
-            self.slub.kfree(got)
+            if not self.in_use(got, i):
+                self.slub.kfree(got)  # else somebody has it, without an event
             return
         if self.live_in_model(wanted, cache):
             # freed without an event: whoever has it by the model has it no more

@@ -116,6 +116,23 @@ def give_page_back(allocator: PageAllocator, pfn: cython.uint, order: cython.uin
     pcp.count += 1 << order
 
 
+def exchange(allocator: PageAllocator, old: cython.uint, new: cython.uint) -> bool:
+    """Put `new`, just taken, in the place of `old` on a per-CPU list; `old` is the allocated one then."""
+    page: cython.pointer(Page) = cython.address(allocator.pages[old])
+    other: cython.pointer(Page) = cython.address(allocator.pages[new])
+    if page.kind != PG_PCP or other.kind != PG_ALLOCATED or page.order != other.order or page.zone != other.zone:
+        return False
+    allocator.free_pages_prepare(new, other.order)
+    other.next = page.next
+    other.prev = page.prev
+    allocator.pages[other.next].prev = new
+    allocator.pages[other.prev].next = new
+    other.kind = PG_PCP
+    page.kind = PG_ALLOCATED
+    page.flags = 0
+    return True
+
+
 def move_slab(slub: Slub, old: cython.uint, new: cython.uint) -> bool:
     """Move a slab of one page with all it is to another allocated page; the old one becomes an allocated page."""
     page: cython.pointer(Page)
