@@ -524,6 +524,32 @@ def test_an_ended_process_says_so(machine: Machine) -> None:
             call()
 
 
+def test_a_machine_that_is_gone_says_so() -> None:
+    with Machine.boot("x86_64", ram="256M") as m:
+        p = m.process("p")
+        a = p.mmap(0, PAGE, RW, PA | MAP_POPULATE)
+    for call in (p.exit, p.fork, p.maps, lambda: p.read(a, 1), lambda: p.write(a, b"x"), lambda: p.malloc(1)):
+        with pytest.raises(StateError, match="shut down"):
+            call()
+
+
+def test_the_machines_view_of_a_process(machine: Machine) -> None:
+    """m.read(), m.write() and m.memory() of a process's address fault as its own accesses do."""
+    p = machine.process("p")
+    a = p.mmap(0, 3 * PAGE, RW, PA)
+    machine.write(a + PAGE - 3, b"across", p)
+    assert p.read(a + PAGE - 3, 6) == machine.read(a + PAGE - 3, 6, p) == b"across"
+    view = machine.memory(a, 3 * PAGE, p)
+    view[2 * PAGE :] = b"v" * PAGE
+    assert p.read(a + 2 * PAGE, PAGE) == b"v" * PAGE
+    child = p.fork()
+    child.write(a, b"c")
+    assert bytes(view[:1]) == b"\0"
+    with pytest.raises(SegmentationFault):
+        machine.read(a + 64 * PAGE, 1, p)
+    machine.kernel.init_mm.validate()
+
+
 def test_bad_arguments(machine: Machine) -> None:
     p = machine.process("p")
     for call in (
@@ -592,6 +618,8 @@ def test_out_of_memory_kills_the_largest() -> None:
         assert not large.alive
         assert small.read(b, 4) == bytes(4)
         assert f"Out of memory: Killed process {large.pid} (large)" in m.dmesg()
+        assert "page allocation failure" not in m.dmesg(), "the victim may use the reserves"
+        assert m.page_alloc.task_flags == 0
         m.validate()
 
 

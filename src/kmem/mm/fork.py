@@ -37,7 +37,7 @@ from kmem.mm.page_alloc import NO_FRAME
 from kmem.mm.pgalloc import GFP_PGTABLE_USER, PAGE_ACCESSED, PAGE_DIRTY, PAGE_RW, PAGE_SPECIAL, UserPageTable
 from kmem.mm.pgprot import SWP_EXCLUSIVE, pte_present, pte_to_swp_entry
 from kmem.mm.rmap import anon_vma_fork, mm_counter, page_add_file_rmap, page_dup_anon_rmap
-from kmem.mm.task import Task
+from kmem.mm.task import PF_MEMALLOC, Task
 from kmem.mm.vma import fail, link_file, vm_area_alloc, vm_area_dup, vm_area_free
 
 if TYPE_CHECKING:
@@ -409,13 +409,15 @@ def exit_mm(vm: Vm, task: Task) -> None:
 def kill_process(vm: Vm, task: Task) -> None:
     """Kill a process: at once, or at the end of the system call that it is in.
 
-    Source: kernel/signal.c:do_send_sig_info, mm/oom_kill.c:__oom_kill_process @6.1.192
+    Source: kernel/signal.c:do_send_sig_info, mm/oom_kill.c:__oom_kill_process, mark_oom_victim @6.1.192
+    Differs: the running task may then use all of the reserves, not half of them, until it has left the kernel.
     """
     task.killed = True
     if vm.busy[task.pid]:
         vm.killed.add(task.pid)
         if vm.kernel.current.mm is task.mm:
             vm.kernel.current.killed = True
+            vm.page_alloc.task_flags |= PF_MEMALLOC
         return
     exit_mm(vm, task)
     release_task(vm, task)

@@ -145,8 +145,10 @@ class Process:
         Raises
         ------
         StateError
-            If it has ended.
+            If it has ended, or its machine has been shut down.
         """
+        if self.kernel.closed:
+            raise StateError("the machine has been shut down", remedy="boot another one")
         mm: MmStruct | None = self.task.mm
         if mm is None:
             raise StateError(f"process {self._pid} ({self.comm}) has ended", remedy="start another one")
@@ -192,6 +194,7 @@ class Process:
             self._vm.killed.remove(self._pid)
             self._killed = True
             current.killed = False
+            self._vm.page_alloc.task_flags = current.flags
             kill_process(self._vm, self.task)
 
     def kill(self) -> None:
