@@ -63,6 +63,9 @@ Progress = Callable[[int, int | None], None]
     type=click.Path(path_type=Path),
     help="/proc/slabinfo of the recorded machine: layout of caches that the trace only names.",
 )
+@click.option(
+    "--kallsyms", type=click.Path(path_type=Path), help="/proc/kallsyms of the recorded machine, for a perf.data."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--proc", type=click.Choice(_PROC), help="Print only this /proc file of the machine's final state.")
 @click.option("--top", type=click.IntRange(1), default=10, show_default=True, help="Caches and call sites to list.")
@@ -75,6 +78,7 @@ def command(
     cpus: int | None,
     knobs: tuple[str, ...],
     slabinfo: Path | None,
+    kallsyms: Path | None,
     as_json: bool,
     proc: str | None,
     top: int,
@@ -82,10 +86,10 @@ def command(
 ) -> int:
     """Drive a modelled machine with the requests of a recorded trace.
 
-    TRACE is the text of ftrace, trace-cmd report or perf script with kmem events, plain or packed
-    with gzip, zstd or xz; - is standard input. Every request is made to the model, which answers
-    as Linux 6.1 would. Without --machine the machine is inferred from the trace. The report says
-    what became of memory.
+    TRACE is a perf.data, a trace.dat or the text of ftrace, trace-cmd report or perf script with
+    kmem events, plain or packed with gzip, zstd or xz; - is standard input. Every request is made to
+    the model, which answers as Linux 6.1 would. Without --machine the machine is inferred from the
+    trace. The report says what became of memory.
     """
     if as_json and proc:
         raise UsageError("--json and --proc contradict each other", remedy="give one of them")
@@ -102,7 +106,9 @@ def command(
                 remedy="leave --ram, --cpus, --set, --slabinfo and --proc out",
             )
         return _fidelity(trace, Path(machine), expect, as_json)
-    run, assumed = _replay(trace, machine, ram=ram, cpus=cpus, knobs=knobs, slabinfo=slabinfo, seed=seed)
+    run, assumed = _replay(
+        trace, machine, ram=ram, cpus=cpus, knobs=knobs, slabinfo=slabinfo, kallsyms=kallsyms, seed=seed
+    )
     if proc:
         from kmem.report.proc import format_proc
 
@@ -135,6 +141,7 @@ def _replay(
     cpus: int | None,
     knobs: tuple[str, ...],
     slabinfo: Path | None,
+    kallsyms: Path | None,
     seed: int,
 ) -> tuple[Replay, list[str]]:
     from kmem.machine.slabinfo import read_slabinfo
@@ -145,11 +152,20 @@ def _replay(
     if machine is None:
         size = _ram(ram)
         with _progress(trace) as progress:
-            run = replay(trace, ram=size, cpus=cpus, knobs=settings, slabinfo=rows, seed=seed, progress=progress)
+            run = replay(
+                trace,
+                ram=size,
+                cpus=cpus,
+                knobs=settings,
+                slabinfo=rows,
+                seed=seed,
+                progress=progress,
+                kallsyms=kallsyms,
+            )
         return run, []
     booted, assumed = _boot(machine, ram=ram, cpus=cpus, knobs=settings, seed=seed)
     with _progress(trace) as progress:
-        return replay(trace, booted, slabinfo=rows, progress=progress), assumed
+        return replay(trace, booted, slabinfo=rows, progress=progress, kallsyms=kallsyms), assumed
 
 
 def _knobs(texts: tuple[str, ...]) -> dict[str, int | tuple[int, ...]]:

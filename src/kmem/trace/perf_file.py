@@ -553,6 +553,8 @@ class PerfFile:
         place = 0
         while place < len(data):
             what, place = self._scan(data, place, len(data), at)
+            if not self._kept[-1] or self._kept[-1][-1] is not data:
+                self._kept[-1].append(data)  # a round has ended in it: what follows belongs to the next one
             if what == FULL:
                 yield
             elif what == CUT:
