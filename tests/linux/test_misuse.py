@@ -297,6 +297,28 @@ def test_exceptions_in_constructors(m: Machine) -> None:
     kmem_cache_destroy(cache)
 
 
+def test_a_bulk_request_that_a_constructor_breaks_keeps_nothing(m: Machine) -> None:
+    made: list[int] = []
+
+    def construct(addr: int) -> None:
+        made.append(addr)
+        if len(made) == per_slab + 2:
+            raise Flop("in the second slab")
+
+    cache = kmem_cache_create("flops", 1000, 0, 0, construct)
+    assert cache is not None
+    per_slab = m.geometry(cache).objects
+    objects: list[int] = []
+    with pytest.raises(Flop):
+        kmem_cache_alloc_bulk(cache, GFP_KERNEL, 2 * per_slab, objects)
+    assert objects == []
+    assert kmem_cache_shrink(cache) == 0  # nothing is in use
+    with pytest.raises(KernelWarning, match="Unexpected gfp"):
+        kmem_cache_alloc_bulk(cache, GFP_KERNEL | __GFP_HIGHMEM, 3, objects)
+    assert kmem_cache_shrink(cache) == 0
+    kmem_cache_destroy(cache)
+
+
 def test_constructors_that_allocate(m: Machine) -> None:
     refused: list[Exception] = []
 
@@ -425,6 +447,7 @@ def test_aids_hear_of_calls_and_may_refuse_them(m: Machine) -> None:
     ]
     aid.refuse = True
     assert kmalloc(50, GFP_KERNEL) is None
+    assert kmem_cache_alloc_bulk(m.cache("kmalloc-64"), GFP_KERNEL, 5, []) == 0
     m.kernel.remove_aid(aid)
     assert kmalloc(50, GFP_KERNEL) is not None
     assert len(aid.heard) == 6

@@ -486,21 +486,29 @@ def kmem_cache_alloc_bulk(s: KmemCache, flags, size, p):
     kernel: Kernel = running()
     count = _count(size)
     gfp: cython.uint = as_gfp(flags)
+    aids: cython.int = 0
     usable(kernel, s)
-    if not s.plain or kernel.watch or gfp & GFP_BAD_FOR_SLABS:
-        got = []
-        while len(got) < count:
-            addr = alloc_object_slow(kernel, s, gfp, -1)
-            if addr is None:
-                for taken in got:
-                    kmem_cache_free(s, taken)
-                return 0
-            got.append(addr)
-    else:
-        objects = np.zeros(count, np.uint64)
+    if kernel.watch:
+        aids = kernel.watched(gfp)
+        if s.constructing:
+            raise StateError(f"cache {s.name}: its constructor allocates from it", remedy="the kernel would recurse")
+        if aids and kernel.should_failslab(s, gfp):
+            return 0
+    slabs = kernel.slub.caches[s.index].new_slabs
+    objects = np.zeros(count, np.uint64)
+    try:
         if count and not kernel.slub.alloc_bulk(s.index, gfp, objects):
             return 0
-        got = [kernel.page_offset + phys for phys in objects.tolist()]
+        if slabs != kernel.slub.caches[s.index].new_slabs:
+            slab_misuse.new_slab_flags(kernel, s, gfp)
+    except BaseException:
+        if objects.any():
+            kernel.slub.free_bulk(objects[objects != 0])
+        raise
+    got = [kernel.page_offset + phys for phys in objects.tolist()]
+    if aids:
+        for addr in got:
+            kernel.tell_slab_alloc(addr, s.object_size, s, gfp)
     p[:count] = got
     return count
 
