@@ -213,12 +213,20 @@ class Sched:
 
         Source: kernel/sched/core.c:try_to_wake_up @6.1.192
         """
-        state = state_of(task)
+        state = self._sleeper(task)
         if state.done or state.state == TASK_RUNNING:
             return False
         self._progress(state)
         self._ready(state)
         return True
+
+    def _sleeper(self, task: Task) -> TaskState:
+        """Return the state of who runs as `task`, which has none of its own if another lends it its stack."""
+        if task.sched is None:
+            for state in (self._running, self._main, *self._tasks.values()):
+                if (self._kernel.current if state is self._running else state.acting) is task:
+                    return state
+        return state_of(task)
 
     def join(self, task: Task) -> Any:
         """Wait for the end of a task; return what its function returned, or raise what it raised.
@@ -227,7 +235,7 @@ class Sched:
         """
         state = state_of(task)
         while not state.done:
-            state.joiners.append(self.current)
+            state.joiners.append(self._running.task)
             self.schedule(f"the end of {name_of(task)}", holder=task)
         if state.error is not None:
             self._failed = [entry for entry in self._failed if entry[1] is not state.error]
@@ -255,7 +263,7 @@ class Sched:
         """
         self._check_open()
         main = self._main
-        if self._running is not main or self.current is not main.task:
+        if self._running is not main:
             raise StateError("run() is for the code that made the machine", remedy="wait for tasks with join()")
         self._until = until
         deadline = self.add_event(until, lambda: self._ready(main)) if isinstance(until, int) else None
@@ -301,6 +309,11 @@ class Sched:
 
     # ---------------------------------------------------------------- giving up the CPU
 
+    @property
+    def current_state(self) -> int:
+        """``TASK_*`` of the running task."""
+        return self._running.state
+
     def set_current_state(self, state: int) -> None:
         """Say in which state the running task is going to sleep; a wake-up from now on undoes it."""
         self._running.state = state
@@ -341,10 +354,9 @@ class Sched:
         kernel = self._kernel
         if getcurrent() is not state.greenlet:
             raise StateError("the task that sleeps is not the one that runs", remedy="use m.spawn() for all tasks")
-        if kernel.preempt_count or kernel.current is not state.task:
+        if kernel.preempt_count:
             try:
-                interrupt = kernel.preempt_count & _IN_INTERRUPT or kernel.current is not state.task
-                scheduling_while_atomic(kernel, fatal=bool(interrupt))
+                scheduling_while_atomic(kernel, fatal=bool(kernel.preempt_count & _IN_INTERRUPT))
             except BaseException:
                 state.state = TASK_RUNNING
                 raise
@@ -554,7 +566,6 @@ class Sched:
                 while not self._queue:
                     self._idle()
             finally:
-                kernel.current = previous.task
                 self._restore(previous)
         place = self._random.randrange(len(self._queue)) if len(self._queue) > 1 else 0
         self._in_vain = 0
@@ -588,7 +599,6 @@ class Sched:
             highmem.sched_out(previous.task)
         self._running = following
         previous.blocks = swap_blocks(following.blocks)
-        self._kernel.current = following.task
         self._restore(following)
         if highmem.kmap_ctrl:
             highmem.sched_in(following.task)
@@ -603,12 +613,14 @@ class Sched:
 
     def _save(self, state: TaskState) -> None:
         kernel = self._kernel
+        state.acting = kernel.current
         state.preempt_count, state.irqs_disabled = kernel.preempt_count, kernel.irqs_disabled
         state.rcu_nesting, state.task_flags = kernel.rcu_nesting, kernel.page_alloc.task_flags
         state.cpu = kernel.page_alloc.cpu
 
     def _restore(self, state: TaskState) -> None:
         kernel = self._kernel
+        kernel.current = state.acting
         kernel.preempt_count, kernel.irqs_disabled = state.preempt_count, state.irqs_disabled
         kernel.rcu_nesting, kernel.page_alloc.task_flags = state.rcu_nesting, state.task_flags
         if kernel.page_alloc.cpu != state.cpu:

@@ -45,6 +45,8 @@ class TaskState:
     Attributes
     ----------
     task : Task
+    acting : Task
+        As whom it runs: itself, or a task that has no stack of its own.
     state : int
         ``TASK_*``.
     daemon : bool
@@ -60,6 +62,7 @@ class TaskState:
     """
 
     __slots__ = (
+        "acting",
         "args",
         "blocks",
         "bounded",
@@ -93,6 +96,7 @@ class TaskState:
 
     def __init__(self, task: Task, fn: Callable[..., object] | None, args: tuple[Any, ...], cpu: int) -> None:
         self.task = task
+        self.acting = task
         self.fn = fn
         self.args = args
         self.cpu = cpu

@@ -55,7 +55,8 @@ def kthread_should_stop() -> bool:
 
     Source: kernel/kthread.c:kthread_should_stop @6.1.192
     """
-    return bool(current_kernel().current.sched.should_stop)
+    state = current_kernel().current.sched
+    return state is not None and bool(state.should_stop)
 
 
 def kthread_stop(k: Task) -> Any:

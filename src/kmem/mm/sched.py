@@ -74,7 +74,7 @@ def schedule() -> None:
     Source: kernel/sched/core.c:schedule @6.1.192
     """
     sched = scheduler(current_kernel())
-    if sched.current.sched.state == TASK_RUNNING:
+    if sched.current_state == TASK_RUNNING:
         sched.cond_resched()
     else:
         sched.sleep("a wake-up (schedule)")
