@@ -491,6 +491,38 @@ def test_counters_of_proc(machine: Machine) -> None:
     assert status["VmPeak"] == f"{(33 + 4 + 10) * 4:8} kB"
 
 
+#: The lines of an area in /proc/PID/smaps of the reference kernels.
+SMAPS = (
+    "Size KernelPageSize MMUPageSize Rss Pss Pss_Dirty Shared_Clean Shared_Dirty Private_Clean Private_Dirty Referenced "
+    "Anonymous LazyFree AnonHugePages ShmemPmdMapped FilePmdMapped Shared_Hugetlb Private_Hugetlb Swap SwapPss Locked"
+)
+
+
+def test_smaps(machine: Machine) -> None:
+    p = machine.process("p")
+    a = p.mmap(0, 10 * PAGE, RW, PA)
+    p.touch(a, 4 * PAGE)
+    child = p.fork()
+    child.write(a, b"x")
+    p.read(a + 8 * PAGE, 1)
+    area = p.smaps().split(" rw-p ")[1].splitlines()
+    assert [line.split(":")[0] for line in area[1:22]] == SMAPS.split()
+    assert area[1] == "Size:                 40 kB"
+    values = {line.split(":")[0]: int(line.split()[1]) for line in area[1:22]}
+    assert (values["Rss"], values["Pss"], values["Anonymous"]) == (16, 4 + 12 // 2, 16)
+    assert (values["Private_Dirty"], values["Shared_Dirty"]) == (4, 12)
+    assert area[22] == "THPeligible:    0"
+    assert area[23] == "VmFlags: rd wr mr mw me ac sd "
+    child.exit()
+
+
+def test_system_calls_sleep(machine: Machine) -> None:
+    p = machine.process("p")
+    with machine.hardirq():
+        p.mmap(0, PAGE, RW, PA)
+    assert "BUG: sleeping function called from invalid context" in machine.dmesg()
+
+
 def test_everything_goes_back(machine: Machine) -> None:
     machine.process("first").exit()  # the page of zeros and the first slabs stay
     slabs = {cache: machine.slub.geometries[cache].name for cache in machine.slub.geometries}

@@ -207,6 +207,13 @@ class Process:
 
     # System calls
 
+    @contextmanager
+    def _system_call(self) -> Iterator[None]:
+        """Enter the kernel as this process; it may sleep there, so it must be allowed to."""
+        self.kernel.might_sleep()
+        with self.running():
+            yield
+
     def mmap(self, addr: int, length: int, prot: int, flags: int, file: Mapping | None = None, offset: int = 0) -> int:
         """Map memory, or a file; return the address.
 
@@ -227,7 +234,7 @@ class Process:
         """
         if length < 0 or addr < 0 or offset < 0:
             raise UsageError(f"mmap({addr}, {length}, ..., {offset})", remedy="numbers are not negative")
-        with self.running():
+        with self._system_call():
             if offset & ~PAGE_MASK:
                 fail(22)
             if flags & MAP_ANONYMOUS:
@@ -241,7 +248,7 @@ class Process:
 
         Source: mm/mmap.c:SYSCALL_DEFINE2(munmap) @6.1.192
         """
-        with self.running():
+        with self._system_call():
             do_munmap(self._vm, self.mm, addr, _checked(length))
 
     def mprotect(self, addr: int, length: int, prot: int) -> None:
@@ -249,7 +256,7 @@ class Process:
 
         Source: mm/mprotect.c:SYSCALL_DEFINE3(mprotect) @6.1.192
         """
-        with self.running():
+        with self._system_call():
             do_mprotect(self._vm, self.mm, addr, _checked(length), prot)
 
     def mremap(self, old_addr: int, old_size: int, new_size: int, flags: int = 0, new_addr: int = 0) -> int:
@@ -257,7 +264,7 @@ class Process:
 
         Source: mm/mremap.c:SYSCALL_DEFINE5(mremap) @6.1.192
         """
-        with self.running():
+        with self._system_call():
             return do_mremap(
                 self._vm, self.mm, old_addr, _checked(old_size), _checked(new_size), flags, _checked(new_addr)
             )
@@ -267,7 +274,7 @@ class Process:
 
         Source: mm/madvise.c:SYSCALL_DEFINE3(madvise) @6.1.192
         """
-        with self.running():
+        with self._system_call():
             do_madvise(self._vm, self.mm, addr, _checked(length), advice)
 
     def brk(self, addr: int = 0) -> int:
@@ -275,7 +282,7 @@ class Process:
 
         Source: mm/mmap.c:SYSCALL_DEFINE1(brk) @6.1.192
         """
-        with self.running():
+        with self._system_call():
             return do_brk(self._vm, self.mm, _checked(addr))
 
     def sbrk(self, increment: int = 0) -> int:
@@ -296,7 +303,7 @@ class Process:
 
         Source: kernel/fork.c:SYSCALL_DEFINE0(fork) @6.1.192
         """
-        with self.running():
+        with self._system_call():
             task = copy_process(self._vm, self.task)
         child = type(self).__new__(type(self))
         child._attach(self.kernel, task)
@@ -307,7 +314,7 @@ class Process:
 
         Source: kernel/exit.c:do_exit @6.1.192
         """
-        with self.running():
+        with self._system_call():
             exit_mm(self._vm, self.task)
         release_task(self._vm, self.task)
 
