@@ -40,16 +40,14 @@ from kmem.mm.slab_api import (
     kmem_cache_shrink,
     kmem_cache_size,
     kmem_cache_zalloc,
-    kmemdup,
     krealloc,
     krealloc_array,
     ksize,
-    kstrdup,
-    kstrndup,
     kzalloc,
     kzalloc_node,
 )
 from kmem.mm.slab_flags import *
+from kmem.mm.util import kmemdup, kstrdup, kstrndup
 from kmem.mm.vmalloc_api import (
     kvcalloc,
     kvfree,

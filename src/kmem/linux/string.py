@@ -12,6 +12,6 @@
 8
 """
 
-from kmem.mm.slab_api import kmemdup, kstrdup, kstrndup
+from kmem.mm.util import kmemdup, kstrdup, kstrndup
 
 __all__ = ["kmemdup", "kstrdup", "kstrndup"]

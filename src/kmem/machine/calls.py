@@ -25,6 +25,7 @@ from kmem.mm import (
     struct_page,
     syscalls,
     uaccess,
+    util,
     vmalloc_api,
 )
 from kmem.mm import ioremap as io
@@ -241,9 +242,9 @@ class KernelCalls:
     ksize = ApiCall(slab_api.ksize)
     krealloc = ApiCall(slab_api.krealloc)
     krealloc_array = ApiCall(slab_api.krealloc_array)
-    kmemdup = ApiCall(slab_api.kmemdup)
-    kstrdup = ApiCall(slab_api.kstrdup)
-    kstrndup = ApiCall(slab_api.kstrndup)
+    kmemdup = ApiCall(util.kmemdup)
+    kstrdup = ApiCall(util.kstrdup)
+    kstrndup = ApiCall(util.kstrndup)
 
     if TYPE_CHECKING:
         # see below

@@ -13,7 +13,7 @@ Differs: nothing is destroyed, so a report that the caller survives leaves the c
 from __future__ import annotations
 
 import operator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kmem.errors import KernelWarning, UsageError
 from kmem.mm.bug import bug, dump_stack, panic, warn, warning
@@ -54,34 +54,6 @@ def node_number(kernel: Kernel, node: int) -> int:
     if not -1 <= number < kernel.page_alloc.nr_nodes:
         raise UsageError(f"no node {number}", remedy=f"this machine has nodes 0 to {kernel.page_alloc.nr_nodes - 1}")
     return number
-
-
-def bytes_at(kernel: Kernel, src: Any, size: int) -> bytes:
-    """Return `size` bytes at a kernel address, or of a bytes-like object."""
-    if isinstance(src, int):
-        if kernel.virt_addr_valid(src):
-            return bytes(kernel.ram.view(src - kernel.page_offset, size))
-        return bytes(kernel.owner.read(src, size))
-    data = bytes(memoryview(src))
-    if len(data) < size:
-        raise UsageError(f"{size} bytes of an object that has {len(data)}")
-    return data[:size]
-
-
-def string_at(kernel: Kernel, text: Any, limit: int | None) -> bytes:
-    """Return a string up to its zero byte, at most `limit` bytes of it."""
-    if isinstance(text, int):
-        found = bytearray()
-        while limit is None or len(found) < limit:
-            # up to the end of the page: the next one need not be there
-            address = text + len(found)
-            chunk, zero, _rest = bytes_at(kernel, address, _PAGE_SIZE - address % _PAGE_SIZE).partition(b"\0")
-            found += chunk
-            if zero:
-                break
-        return bytes(found if limit is None else found[:limit])
-    data = text.encode() if isinstance(text, str) else bytes(memoryview(text))
-    return data.partition(b"\0")[0][:limit]
 
 
 def want_init_on_alloc(kernel: Kernel, gfp: int) -> bool:
