@@ -494,7 +494,8 @@ def test_counters_of_proc(machine: Machine) -> None:
 #: The lines of an area in /proc/PID/smaps of the reference kernels.
 SMAPS = (
     "Size KernelPageSize MMUPageSize Rss Pss Pss_Dirty Shared_Clean Shared_Dirty Private_Clean Private_Dirty "
-    "Referenced Anonymous LazyFree AnonHugePages ShmemPmdMapped FilePmdMapped Shared_Hugetlb Private_Hugetlb Swap SwapPss Locked"
+    "Referenced Anonymous LazyFree AnonHugePages ShmemPmdMapped FilePmdMapped Shared_Hugetlb Private_Hugetlb "
+    "Swap SwapPss Locked"
 )
 
 
