@@ -41,7 +41,7 @@ from kmem.mm.slub_check import SlubChecker
 from kmem.mm.slub_report import PageStructs
 from kmem.mm.slub_state import dump_cache, slab_state
 from kmem.verify.messages import Line, Section, masked, messages_beside, read_sections
-from kmem.verify.random_sequence import infer_sequences, sequence_of
+from kmem.verify.random_sequence import infer_sequences
 from kmem.verify.result import Difference, Result
 from kmem.verify.slab_context import read_slab_context
 
@@ -55,6 +55,10 @@ _CTOR_VALUE: Final = 0xC0DEC0DE
 _DIRECT_MAP_ALIGN: Final = 1 << 28
 _MAX_ORDER: Final = 11
 _GFP_NOWARN: Final = 0x2000
+# Links of a freelist, see kmem.mm.slab.
+_NO_OBJECT: Final = 0xFFFF
+_IN_USE: Final = 0xFFFE
+_WILD: Final = 0xFFFD
 _GFP_ZERO: Final = 0x100
 _BYTES_BEFORE: Final = re.compile(r"Bytes b4 ([0-9a-f]+): ((?:[0-9a-f]{2} )+) .*")
 _KIND_OF_CALL: Final = {"kmem_cache_free": "K", "kmem_cache_alloc": "k", "kfree": "M", "__kmem_cache_free": "M"}
@@ -505,17 +509,31 @@ class _Checker:
             raise NotSupportedError(f"operation {record['i']}: a kmalloc of pages, whose state is not recorded")
         cache = self.kmalloc_cache(record)
         slub.start_object = record["idx"]
+        known = slub.slab_of_frame(record["slab"]) is not None
+        if not known:
+            self.exhaust(cache)
         got = slub.kmem_cache_alloc(cache, int(record["gfp"], 16))
         self.objects[record["slot"]] = (int(record["addr"], 16), None)
-        if record["cache"] not in self.kmalloc:
-            # The first answer tells what the cache had before.
-            self.kmalloc[record["cache"]] = cache
-            node = slub.nodes_array[cache * slub.nr_nodes]
-            before = record["nslabs"] - int(node["nr_slabs"])
-            node["nr_slabs"] += before
-            node["unseen"] += before
-            return {}, {}
-        return self.answer(record, got)
+        self.kmalloc[record["cache"]] = cache
+        if known:
+            return self.answer(record, got)
+        # A slab that the cache had before: how it comes to the CPU, and what else there is, is told by the answer.
+        node = slub.nodes_array[cache * slub.nr_nodes]
+        before = record["nslabs"] - int(node["nr_slabs"])
+        node["nr_slabs"] += before
+        node["unseen"] = max(0, int(node["unseen"]) + before)
+        node["nr_partial"] = record["npart"]
+        return {}, {}
+
+    def exhaust(self, cache: int) -> None:
+        """Take what the model has free in the CPU's slab for used: the recorded kernel had to go to another slab."""
+        slub = self.machine.slub
+        cpu = slub.cpus_array[cache * slub.nr_cpus + slub.allocator.cpu]
+        index = int(cpu["freelist"])
+        while index < _WILD:
+            at = int(cpu["slots"]) + index
+            index, slub.links_array[at] = int(slub.links_array[at]), _IN_USE
+        cpu["freelist"] = _NO_OBJECT
 
     def kmalloc_cache(self, record: Record) -> int:
         """Return the kmalloc cache that a record names, made when it is first used."""
@@ -525,8 +543,7 @@ class _Checker:
             create_kmalloc_caches(caches)
             for geometry in caches.slab_caches:
                 if geometry.name == name:
-                    sequence = sequence_of(geometry.objects, [self.sequences.get(name, [])])
-                    return self.machine.slub.kmem_cache_create(geometry, sequence)
+                    return self.machine.slub.kmem_cache_create(geometry, self.sequences.get(name))
             raise InputError(f"operation {record['i']}: no kmalloc cache {name}")
         return self.kmalloc[name]
 

@@ -120,14 +120,13 @@ def infer_sequences(
     Returns
     -------
     dict of int or str to list of int
-        By the number of the operation that created the cache; that of a kmalloc cache, as far as its
-        objects turned up, by its name, and shorter than the cache's.
+        By the number of the operation that created the cache; that of a kmalloc cache by its name.
     """
     titles = {section.title: section for section in sections}
     caches: dict[int, _Chains] = {}
     every: list[_Chains] = []
     open_section: Section | None = None
-    kmalloc: dict[int | str, list[int]] = {}
+    kmalloc: dict[str, tuple[int, dict[int, list[int]]]] = {}
 
     def close(section: Section | None) -> None:
         for _, line in section.lines if section is not None else ():
@@ -153,8 +152,9 @@ def infer_sequences(
         elif op == "s" and record["cid"] in caches:
             caches[record["cid"]].shrink()
         elif op == "m" and record.get("slab") is not None:
-            objects = kmalloc.setdefault(record["cache"], [])
-            if record["idx"] not in objects:
+            count, parts = kmalloc.setdefault(record["cache"], (record["objs"], {}))
+            objects = parts.setdefault(record["slab"], [])
+            if record["objs"] == count and record["idx"] not in objects:
                 objects.append(record["idx"])
         elif op == "K" and record.get("slab") is None and "pfn" in record and record.get("cid") in caches:
             for slab in list(caches[record["cid"]].live):
@@ -168,7 +168,10 @@ def infer_sequences(
                     chains.dump(record)
     for section in [open_section] if open_section is not None else sections:
         close(section)
-    return kmalloc | {
+    found: dict[int | str, list[int]] = {
+        name: sequence_of(count, parts.values()) for name, (count, parts) in kmalloc.items()
+    }
+    return found | {
         chains.record["i"]: sequence_of(chains.record["objects"], [*chains.done, *chains.live.values()])
         for chains in every
     }
