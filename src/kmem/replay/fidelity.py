@@ -54,6 +54,7 @@ _GFP_HIGHMEM = 0x2
 _GFP_ACCOUNT = 0x400000
 _KMALLOC_MAX_CACHE_SIZE = 8192
 _NR_KMALLOC_INDEXES = 14
+_NO_CACHE = 0xFFFF
 _BUDDY, _PCP, _ALLOCATED, _SLAB, _LARGE, _TAIL, _FREE = range(1, 8)
 _MOST_AHEAD = 64  # pages that are looked at
 _MOST_FREES = 200  # of one run of an interrupt
@@ -375,8 +376,9 @@ class _Run:
         wanted = pointer - events.page_offset
         self.out.objects += 1
         cache = self.kmalloc_cache(i) if events.event[i] in _KMALLOCS else self.cache_of(i)
-        if cache is None and events.event[i] not in _KMALLOCS:
-            self.diverged("unknown")
+        small = events.event[i] not in _KMALLOCS or 0 < events.bytes_req[i] <= _KMALLOC_MAX_CACHE_SIZE
+        if cache is None and small:
+            self.diverged("unknown")  # a cache that the dump does not show
             return
         drawn = self.slub.shuffled_slabs
         self.slub.start_object = -1 if cache is None else self.start_of(cache, wanted)
@@ -399,7 +401,8 @@ class _Run:
         if not 0 < size <= _KMALLOC_MAX_CACHE_SIZE:
             return None
         kind = 3 if gfp & 0x1 else 2 if gfp & 0x10 else 1 if gfp & _GFP_ACCOUNT else 0
-        return int(self.slub.kmalloc_array[kind * _NR_KMALLOC_INDEXES + kmalloc_index(size)])
+        cache = int(self.slub.kmalloc_array[kind * _NR_KMALLOC_INDEXES + kmalloc_index(size)])
+        return None if cache == _NO_CACHE else cache
 
     def start_of(self, cache: int, address: int) -> int:
         """Object number of an address in a slab of the cache's preferred order."""
@@ -531,6 +534,13 @@ def measure_fidelity(
     Complexity: O(events); events are kept in memory, some 100 bytes each.
     """
     dump = read_dump(before)
+    if not dump.of("sp") or not dump.of("kmalloc_cache"):
+        raise InputError(
+            f"state dump {dump.name!r} does not show the slabs of all caches",
+            file=before,
+            line=dump.line,
+            remedy="a trace can be replayed from a dump of the whole machine (zones, all caches, slab pages)",
+        )
     try:
         page_offset = int(str(dump.globals["PAGE_OFFSET"]), 16)
     except (KeyError, ValueError):
