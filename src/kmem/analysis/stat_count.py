@@ -342,6 +342,7 @@ class StatCounter:
         task: cython.pointer(Task)
         page_group: cython.pointer(PageGroup)
         live: cython.pointer(Object)
+        slot: cython.pointer(Object)
         row: cython.pointer(Address)
         if self.origin_ns < 0:
             self.origin_ns = time_ns[0]
@@ -352,8 +353,10 @@ class StatCounter:
             for i in range(n):
                 e = event[i]
                 if i + AHEAD < n and event[i + AHEAD] <= EV_KMEM_CACHE_FREE:
-                    # where an object is looked up is rarely in the processor's cache: ask for it early
-                    __builtin_prefetch(cython.address(objects.slots[spread(target[i + AHEAD]) & objects.mask]))
+                    # an object's place is rarely in the processor's cache: ask for it, and what lies behind, early
+                    slot = cython.address(objects.slots[spread(target[i + AHEAD]) & objects.mask])
+                    __builtin_prefetch(slot)
+                    __builtin_prefetch(slot + 2)
                 if e == EV_LOST:
                     self.lost_marks += 1
                     continue

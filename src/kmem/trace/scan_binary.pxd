@@ -2,7 +2,14 @@
 # C-level interface of kmem.trace.scan_binary: binary trace events by their recorded formats.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from libc.string cimport memcpy
+
 from kmem.trace.scan_columns cimport EventColumns
+
+cdef extern from *:
+    uint16_t __builtin_bswap16(uint16_t) nogil
+    uint32_t __builtin_bswap32(uint32_t) nogil
+    uint64_t __builtin_bswap64(uint64_t) nogil
 
 ctypedef const unsigned char *Bytes
 
@@ -39,7 +46,22 @@ cdef class IdMap:
     cdef uint32_t find(self, uint64_t key) noexcept
     cdef int put(self, uint64_t key, uint32_t value) except -1
 
-cdef uint64_t load(Bytes p, unsigned int size, bint swap) noexcept
+cdef inline uint64_t load(Bytes p, unsigned int size, bint swap) noexcept:
+    # read an unsigned number of 1, 2, 4 or 8 bytes, in the byte order of the recording; here, to be inlined
+    cdef uint64_t v8
+    cdef uint32_t v4
+    cdef uint16_t v2
+    if size == 8:
+        memcpy(&v8, p, 8)
+        return __builtin_bswap64(v8) if swap else v8
+    if size == 4:
+        memcpy(&v4, p, 4)
+        return __builtin_bswap32(v4) if swap else v4
+    if size == 2:
+        memcpy(&v2, p, 2)
+        return __builtin_bswap16(v2) if swap else v2
+    return p[0]
+
 cdef uint64_t load_field(Bytes data, FieldAt *field, bint swap) noexcept
 
 cdef class BinaryScanner(EventColumns):

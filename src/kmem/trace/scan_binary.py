@@ -33,9 +33,9 @@ from cython.cimports.kmem.trace.scan_columns import (
     EventColumns,
 )
 from cython.cimports.kmem.trace.scan_strings import NOT_A_STRING
-from cython.cimports.libc.stdint import int16_t, int64_t, uint16_t, uint32_t, uint64_t
+from cython.cimports.libc.stdint import int16_t, int64_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free, malloc
-from cython.cimports.libc.string import memchr, memcpy, memset
+from cython.cimports.libc.string import memchr, memset
 
 from kmem.trace.event_format import event_plan, flags_of
 
@@ -44,36 +44,6 @@ MOST_IDS = cython.declare(uint64_t, 1 << 20)
 ACCOUNTED_BIT = cython.declare(uint32_t, 0x40000000)
 ALL_ONES = cython.declare(uint64_t, 0)
 ALL_ONES = ~ALL_ONES
-
-
-@cython.cfunc
-@cython.inline
-@cython.exceptval(check=False)
-@cython.overflowcheck(False)  # bits are meant to be shifted out
-def load(p: Bytes, size: cython.uint, swap: cython.bint) -> uint64_t:
-    """Read an unsigned number of 1, 2, 4 or 8 bytes, in the byte order of the recording."""
-    v8: uint64_t
-    v4: uint32_t
-    v2: uint16_t
-    if size == 8:
-        memcpy(cython.address(v8), p, 8)
-        if swap:
-            v8 = ((v8 & 0x00FF00FF00FF00FF) << 8) | ((v8 >> 8) & 0x00FF00FF00FF00FF)
-            v8 = ((v8 & 0x0000FFFF0000FFFF) << 16) | ((v8 >> 16) & 0x0000FFFF0000FFFF)
-            v8 = (v8 << 32) | (v8 >> 32)
-        return v8
-    if size == 4:
-        memcpy(cython.address(v4), p, 4)
-        if swap:
-            v4 = ((v4 & 0x00FF00FF) << 8) | ((v4 >> 8) & 0x00FF00FF)
-            v4 = (v4 << 16) | (v4 >> 16)
-        return v4
-    if size == 2:
-        memcpy(cython.address(v2), p, 2)
-        if swap:
-            return ((v2 & 0xFF) << 8) | (v2 >> 8)
-        return v2
-    return p[0]
 
 
 @cython.cfunc
