@@ -18,7 +18,7 @@ DATA = Path(__file__).parent.parent / "data"
 
 
 def _recorded() -> list[tuple[str, str, dict[str, str | int]]]:
-    lines = gzip.decompress((DATA / "layout" / "globals.jsonl.gz").read_bytes()).decode().splitlines()
+    lines = gzip.decompress((DATA / "layout" / "globals.json-lines.gz").read_bytes()).decode().splitlines()
     records = [json.loads(line) for line in lines]
     return [(record["machine"], record["cmdline"], record["globals"]) for record in records]
 

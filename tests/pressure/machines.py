@@ -79,6 +79,6 @@ def adopt(reclaim: Reclaim, dump: StateDump) -> int:
 
 def recording(name: str) -> tuple[dict[str, StateDump], list[dict[str, Any]]]:
     """The dumps of a run by their names, and what its script printed step by step."""
-    with open_recording(DATA / f"{name}.steps.jsonl.gz") as file:
+    with open_recording(DATA / f"{name}.steps.json-lines.gz") as file:
         steps = [json.loads(line) for line in file]
     return {dump.name: dump for dump in dumps(DATA / f"{name}.dump.jsonl.gz")}, steps

@@ -19,6 +19,7 @@ import zstandard
 from kmem.errors import InputError, NotSupportedError
 from kmem.machine.records import open_recording
 from kmem.verify.messages import messages_beside, read_messages
+from kmem.verify.result import BehaviourOnlyError
 
 __all__ = ["SUPPORTED", "find_recordings", "kind_of"]
 
@@ -41,6 +42,8 @@ _MARKS: tuple[tuple[frozenset[str], str], ...] = (
     (frozenset({"z"}), "geometry"),
     (frozenset({"k", "K"}), "slab"),
 )
+# States around a trace or a failure: what happened in between is not in the file.
+_STATES = frozenset({"logs", "traces-exact"})
 _IGNORED = frozenset({"L", "U", "skip", "drain", "r", "s"})
 # What a script that provoked reports looks like, if it did not free wrongly.
 _WITH_REPORTS = ("reports", "poison", "slab", "geometry", "pages")
@@ -146,6 +149,12 @@ def kind_of(path: Path) -> str:
     kind = _kind(operations, types, dumps)
     if kind in _WITH_REPORTS and not {"zone", "cache"} & types:
         kind = _kind_by_messages(path, kind, types)
+    if kind is None and not operations - _IGNORED and "dump" in types:
+        raise BehaviourOnlyError(
+            "a state dump without operations: there is nothing to repeat",
+            file=path,
+            remedy="kmem replay --machine starts from one",
+        )
     if kind is None:
         seen = ", ".join(sorted(operations | types)[:8]) or "none"
         raise InputError(
@@ -153,6 +162,8 @@ def kind_of(path: Path) -> str:
             file=path,
             remedy="known are " + ", ".join(SUPPORTED),
         )
+    if kind in _STATES:
+        raise BehaviourOnlyError(f"{kind} recordings are not supported", file=path)
     if kind not in SUPPORTED:
         raise NotSupportedError(f"{kind} recordings are not supported", file=path)
     return kind
