@@ -25,6 +25,7 @@ __all__ = ["COMMANDS", "Command", "cli", "run"]
 #: Commands: the module that holds each, and what it does in half a line.
 COMMANDS = {
     "replay": ("kmem.cli.replay", "Drive a modelled machine with a recorded trace."),
+    "report": ("kmem.cli.report", "Make the page of a replay's saved result."),
     "record": ("kmem.cli.record", "Record kmem events of the running kernel."),
     "convert": ("kmem.cli.convert", "Write a recording as Parquet, Arrow or for Perfetto."),
     "stat": ("kmem.cli.stat", "Who allocates, wastes, leaks and fragments."),

@@ -18,6 +18,7 @@ from kmem.cli.output import print_json, print_sections
 from kmem.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
+    from kmem.analysis.summary import Analysis
     from kmem.machine.machine import Machine
     from kmem.replay.replay import Replay
 
@@ -41,6 +42,7 @@ Progress = Callable[[int, int | None], None]
             "kmem replay --machine before.dump.jsonl.gz --expect after.dump.jsonl.gz trace.txt.gz",
             "from a recorded state, each answer compared with the recorded one",
         ),
+        ("kmem replay --html out.html trace.txt", "a page for the browser, all in one file"),
         ("perf script | kmem replay --json -", "from a pipe, for programs"),
     ],
 )
@@ -67,6 +69,8 @@ Progress = Callable[[int, int | None], None]
     "--kallsyms", type=click.Path(path_type=Path), help="/proc/kallsyms of the recorded machine, for a perf.data."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write a page with all figures, for a browser.")
+@click.option("--save", type=click.Path(path_type=Path), help="Write the result for kmem report.")
 @click.option("--proc", type=click.Choice(_PROC), help="Print only this /proc file of the machine's final state.")
 @click.option("--top", type=click.IntRange(1), default=10, show_default=True, help="Caches and call sites to list.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Seed of everything random.  [default: 0]")
@@ -80,6 +84,8 @@ def command(
     slabinfo: Path | None,
     kallsyms: Path | None,
     as_json: bool,
+    html: Path | None,
+    save: Path | None,
     proc: str | None,
     top: int,
     seed: int,
@@ -105,9 +111,26 @@ def command(
                 f"{machine} is a recorded state, which is taken as it is",
                 remedy="leave --ram, --cpus, --set, --slabinfo and --proc out",
             )
+        if html is not None or save is not None:
+            raise UsageError("--html and --save show a replay, not a comparison", remedy="leave them out")
         return _fidelity(trace, Path(machine), expect, as_json)
+    film = html is not None or save is not None
+    if film:
+        from kmem.cli.report import check_files
+
+        if proc:
+            raise UsageError("--proc prints one file only", remedy="leave --html and --save out")
+        check_files(html, save)
     run, assumed = _replay(
-        trace, machine, ram=ram, cpus=cpus, knobs=knobs, slabinfo=slabinfo, kallsyms=kallsyms, seed=seed
+        trace,
+        machine,
+        keep_frames=film,
+        ram=ram,
+        cpus=cpus,
+        knobs=knobs,
+        slabinfo=slabinfo,
+        kallsyms=kallsyms,
+        seed=seed,
     )
     if proc:
         from kmem.report.proc import format_proc
@@ -115,7 +138,14 @@ def command(
         click.echo(format_proc(proc, run.machine.view()), nl=False)
         return 0
     run.assumed[:0] = assumed
-    _report(run, trace, as_json, top)
+    from kmem.analysis.summary import analyse
+
+    analysis = analyse(run)
+    if film:
+        from kmem.cli.report import write_files
+
+        write_files(run, analysis, trace, html=html, save=save, kallsyms=kallsyms)
+    _report(analysis, trace, as_json, top)
     return 0
 
 
@@ -137,6 +167,7 @@ def _replay(
     trace: str,
     machine: str | None,
     *,
+    keep_frames: bool,
     ram: str | None,
     cpus: int | None,
     knobs: tuple[str, ...],
@@ -161,11 +192,13 @@ def _replay(
                 seed=seed,
                 progress=progress,
                 kallsyms=kallsyms,
+                keep_frames=keep_frames,
             )
         return run, []
     booted, assumed = _boot(machine, ram=ram, cpus=cpus, knobs=settings, seed=seed)
     with _progress(trace) as progress:
-        return replay(trace, booted, slabinfo=rows, progress=progress, kallsyms=kallsyms), assumed
+        run = replay(trace, booted, slabinfo=rows, progress=progress, kallsyms=kallsyms, keep_frames=keep_frames)
+    return run, assumed
 
 
 def _knobs(texts: tuple[str, ...]) -> dict[str, int | tuple[int, ...]]:
@@ -217,10 +250,7 @@ def _boot(
     return Machine.boot(machine, ram=_ram(ram), cpus=cpus, knobs=knobs, seed=seed), assumed
 
 
-def _report(run: Replay, trace: str, as_json: bool, top: int) -> None:
-    from kmem.analysis.summary import analyse
-
-    analysis = analyse(run)
+def _report(analysis: Analysis, trace: str, as_json: bool, top: int) -> None:
     source = "standard input" if trace == "-" else trace
     if as_json:
         from kmem.report.replay_json import replay_to_dict

@@ -28,6 +28,7 @@ from kmem.machine.slabinfo import SlabinfoRow
 from kmem.mm.refusal import refusal
 from kmem.mm.slab_common import CacheGeometry, geometry_from_sizes
 from kmem.replay.engine import UNNAMED, ReplayEngine
+from kmem.replay.frames import FrameMoment, most_moments
 from kmem.replay.infer import Survey, architecture, infer_description, survey
 from kmem.trace.events import EventBatch
 from kmem.trace.reader import TraceReader, TraceStats, open_trace
@@ -125,6 +126,10 @@ class Replay:
         What the reader saw.
     samples : list of Sample
         At most 512, first and last event included.
+    keep_frames : bool
+        Whether `moments` are kept.
+    moments : list of FrameMoment
+        What every page frame is used for, at most 64 times, last event included.
     failures : list of Failure
         The first 1000.
     failure_counts : Counter of (zone, order, reason)
@@ -144,6 +149,8 @@ class Replay:
     engine: ReplayEngine = field(init=False)
     stats: TraceStats = field(init=False)
     samples: list[Sample] = field(default_factory=list)
+    keep_frames: bool = False
+    moments: list[FrameMoment] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     failure_counts: Counter[tuple[str, int, str]] = field(default_factory=Counter)
     extfrag_before: int = 0
@@ -156,6 +163,7 @@ class Replay:
     _by_size: dict[tuple[int, int], int] = field(default_factory=dict)
     _unnamed: set[int] = field(default_factory=set)
     _interval: int = _FIRST_INTERVAL
+    _moment_interval: int = _FIRST_INTERVAL
 
     def run(self, *, page_offset: int, progress: Progress | None = None) -> None:
         """Replay the whole trace."""
@@ -177,6 +185,8 @@ class Replay:
         taken.append(machine.trace.drain())
         self.fallbacks = np.concatenate(taken)[:_MOST_FALLBACKS]
         self._sample()
+        if self.keep_frames:
+            self._take_moment()
         self.stats = self.reader.stats
 
     def _feed(self, batch: EventBatch) -> None:
@@ -188,6 +198,8 @@ class Replay:
         while start < len(batch):
             if self.engine.nr_events % self._interval == 0:
                 self._sample()
+                if self.keep_frames and self.engine.nr_events % self._moment_interval == 0:
+                    self._take_moment()
             stop = min(len(batch), start + self._interval - self.engine.nr_events % self._interval)
             self.machine.trace.time_ns = max(0, int(batch.time_ns[start]))
             self.engine.feed(batch, start, stop)
@@ -214,6 +226,16 @@ class Replay:
         if len(self.samples) >= MAX_SAMPLES:
             del self.samples[1::2]
             self._interval *= 2
+
+    def _take_moment(self) -> None:
+        """Keep what every frame is used for; drop every second such picture when there are too many."""
+        if self.moments and self.moments[-1].events == self.engine.nr_events:
+            self.moments.pop()
+        if len(self.moments) >= most_moments(self.machine.memmap.nr_frames):
+            del self.moments[1::2]
+            self._moment_interval *= 2
+        time_ns = self.engine.time_ns if self.engine.nr_events else self.first_ns
+        self.moments.append(FrameMoment.take(self.machine.memmap, self.engine, time_ns))
 
     def _slab_pages(self) -> int:
         slub = self.machine.slub
@@ -332,6 +354,7 @@ def replay(
     slabinfo: Mapping[str, SlabinfoRow] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    keep_frames: bool = False,
     **options: Any,
 ) -> Replay:
     """Replay a trace through a modelled machine.
@@ -356,6 +379,9 @@ def replay(
     progress : callable, optional
         Called now and then as ``progress(bytes_read, bytes_in_all or None)``;
         where the trace is looked through first, both times count.
+    keep_frames : bool
+        Keep what every page frame was used for at moments of the replay; costs
+        O(frames) for each.
     **options
         For :func:`~kmem.trace.reader.open_trace`.
 
@@ -396,7 +422,7 @@ def replay(
         if seen > machine.description.cpus:
             notes.append(f"the trace has {seen} CPUs, the machine {machine.description.cpus}: they share")
         with open_trace(path, **options) as reader:
-            run = Replay(machine, reader, found, assumed, notes=notes, slabinfo=slabinfo or {})
+            run = Replay(machine, reader, found, assumed, notes=notes, slabinfo=slabinfo or {}, keep_frames=keep_frames)
             run.run(
                 page_offset=found.page_offset,
                 progress=_second_half(progress) if whole and progress is not None else progress,

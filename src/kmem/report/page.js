@@ -1,0 +1,430 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// Draws the figures of a replay. Texts of the trace are set as text, never as markup.
+"use strict";
+(() => {
+const data = JSON.parse(document.getElementById("data").textContent);
+const extra = data.page || {};
+const $ = id => document.getElementById(id);
+const PALETTE = ["#2f81f7", "#e16f24", "#2da44e", "#bf4b8a", "#8250df", "#b08800", "#1b9aaa", "#cf222e", "#6e7781", "#57ab5a", "#986ee2"];
+const OWNER_COLOURS = ["#8c959f", "#d8f0dc", "#a8dcb5", "#6e7781", "#cf222e", "#2f81f7", "#e0b400", "#7d4e00", "#bf4b8a"];
+const TYPE_COLOURS = ["#cf222e", "#2f81f7", "#e0b400", "#8250df", "#6e7781", "#1b9aaa"];
+const dark = window.matchMedia("(prefers-color-scheme: dark)");
+const number = value => Math.round(value).toLocaleString("en-US");
+const hex = value => "0x" + value.toString(16);
+
+function bytes(value) {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let at = 0;
+  while (Math.abs(value) >= 1024 && at < units.length - 1) { value /= 1024; at++; }
+  return (at ? value.toFixed(1) : value) + " " + units[at];
+}
+function duration(ns) {
+  if (ns >= 1e9) return (ns / 1e9).toFixed(2) + " s";
+  if (ns >= 1e6) return (ns / 1e6).toFixed(2) + " ms";
+  return (ns / 1e3).toFixed(1) + " \u00b5s";
+}
+// Plotly reads a few HTML tags in labels; a trace's texts shall show them as they are.
+const label = text => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+const short = (text, most) => text.length > most ? text.slice(0, most - 1) + "\u2026" : text;
+function element(name, text, kind) {
+  const made = document.createElement(name);
+  if (text !== undefined) made.textContent = text;
+  if (kind) made.className = kind;
+  return made;
+}
+function option(select, value, text) {
+  const made = element("option", text);
+  made.value = value;
+  select.append(made);
+}
+const seconds = ns => (ns - data.first_ns) / 1e9;
+
+// --- charts
+
+function layout(more) {
+  const style = getComputedStyle(document.documentElement);
+  const fore = style.getPropertyValue("--fore").trim(), line = style.getPropertyValue("--line").trim();
+  const axis = { gridcolor: line, zerolinecolor: line, automargin: true };
+  return Object.assign({
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: fore }, colorway: PALETTE,
+    margin: { l: 55, r: 15, t: 10, b: 45 }, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 }, hovermode: "x unified",
+  }, more, { xaxis: Object.assign({}, axis, more.xaxis), yaxis: Object.assign({}, axis, more.yaxis) });
+}
+const plot = (id, traces, more) =>
+  Plotly.react(id, traces, layout(more), { responsive: true, displaylogo: false, displayModeBar: false });
+
+function freeChart() {
+  const samples = extra.samples;
+  if (!samples) { $("free-chart").textContent = "The result has no samples by order and migrate type."; return; }
+  const chosen = $("zone").value, split = $("split").value;
+  const sums = new Map();
+  samples.zones.forEach((zone, i) => {
+    if (chosen !== "all" && Number(chosen) !== i) return;
+    for (const cell of zone.free) {
+      const key = cell[split];
+      if (!sums.has(key)) sums.set(key, new Float64Array(samples.time_ns.length));
+      const sum = sums.get(key);
+      cell.pages.forEach((pages, at) => { sum[at] += pages / 256; });
+    }
+  });
+  const x = samples.time_ns.map(seconds);
+  const traces = [...sums.keys()].sort((a, b) => a - b).map(key => ({
+    x, y: Array.from(sums.get(key)), name: split === "order" ? "order " + key : samples.types[key],
+    stackgroup: "free", mode: "lines", line: { width: 0.5 }, hovertemplate: "%{y:.1f} MiB",
+  }));
+  const slab = samples.slab_pages.map(pages => pages / 256);
+  if (chosen === "all") traces.push({ x, y: slab, name: "slabs", mode: "lines", line: { width: 2, dash: "dot", color: "#cf222e" }, hovertemplate: "%{y:.1f} MiB" });
+  const shapes = (extra.fallbacks || []).slice(0, 200).map(each => ({
+    type: "line", x0: seconds(each.time_ns), x1: seconds(each.time_ns), yref: "paper", y0: 0, y1: 0.03, line: { color: "#e16f24", width: 1 } }));
+  const failed = (data.failure_list || []).slice(0, 200).map(each => ({
+    type: "line", x0: seconds(each.time_ns), x1: seconds(each.time_ns), yref: "paper", y0: 0, y1: 1, line: { color: "#cf222e", width: 1, dash: "dot" } }));
+  plot("free-chart", traces, { shapes: shapes.concat(failed), xaxis: { title: { text: "seconds of the trace" } }, yaxis: { title: { text: "MiB" }, rangemode: "tozero" } });
+}
+function fallbackChart() {
+  const bins = extra.fallbacks || [];
+  if (!bins.length) {
+    const count = data.fallbacks ? data.fallbacks.count : 0;
+    $("fallback-chart").textContent = count ? number(count) + " fallbacks; the result does not say when." : "There were none.";
+    $("fallback-chart").style.height = "auto";
+    return;
+  }
+  const pairs = new Map();
+  for (const bin of bins) {
+    const name = bin.to + " from " + bin.from;
+    if (!pairs.has(name)) pairs.set(name, { x: [], y: [], name, type: "scatter", mode: "markers", hovertemplate: "%{y} in this moment" });
+    pairs.get(name).x.push(seconds(bin.time_ns));
+    pairs.get(name).y.push(bin.count);
+  }
+  plot("fallback-chart", [...pairs.values()], { xaxis: { title: { text: "seconds of the trace" }, range: [0, seconds(data.last_ns)] }, yaxis: { title: { text: "fallbacks" }, rangemode: "tozero" } });
+}
+function bars(id, rows, traces, title) {
+  $(id).style.height = Math.max(12, rows.length * 1.5 + 6) + "rem";
+  const y = rows.map(row => label(short(row.name || "(unnamed)", 40)));
+  const full = rows.map(row => label(row.name || "(unnamed)"));
+  plot(id, traces.map(each => Object.assign({
+    type: "bar", orientation: "h", y: y.map((name, i) => i), customdata: full,
+    hovertemplate: "%{customdata}<br>" + each.name + ": %{text}<extra></extra>", textposition: "none",
+  }, each)), { barmode: "stack", hovermode: "closest",
+    yaxis: { tickvals: y.map((name, i) => i), ticktext: y, autorange: "reversed" }, xaxis: { title: { text: title } } });
+}
+function cacheChart() {
+  const rows = data.caches.slice().sort((a, b) => b.slab_pages - a.slab_pages).slice(0, 20);
+  const used = rows.map(row => row.live * row.size_bytes), free = rows.map(row => Math.max(0, row.slab_objects - row.live) * row.size_bytes);
+  bars("cache-chart", rows, [
+    { x: used.map(v => v / 1024), text: used.map((v, i) => bytes(v) + " in " + number(rows[i].live) + " objects"), name: "in use", marker: { color: "#2f81f7" } },
+    { x: free.map(v => v / 1024), text: free.map(bytes), name: "free in slabs", marker: { color: "#9da7b1" } },
+  ], "KiB in slabs");
+}
+const SITE_KEYS = {
+  peak_alloc: ["bytes at the peak", row => row.peak_alloc, bytes], bytes_alloc: ["bytes in all", row => row.bytes_alloc, bytes],
+  live_alloc: ["live bytes", row => row.live_alloc, bytes],
+  slack: ["slack of all requests", row => row.bytes_alloc - row.bytes_req, bytes], slack_live: ["live slack", row => row.slack_bytes, bytes],
+  age: ["age of the oldest live object", row => (extra.ages || {})[row.name] ? extra.ages[row.name][0] : 0, duration],
+  cross: ["frees on another CPU", row => row.cross_cpu_frees, number],
+};
+function siteChart() {
+  const [title, value, show] = SITE_KEYS[$("site-key").value];
+  const rows = data.call_sites.slice().sort((a, b) => value(b) - value(a)).slice(0, 20).filter(row => value(row) > 0);
+  const scale = show === duration ? 1e-9 : show === bytes ? 1 / 1024 : 1;
+  bars("site-chart", rows, [{ x: rows.map(row => value(row) * scale), text: rows.map(row => show(value(row))), name: title, marker: { color: "#2f81f7" } }],
+    title + (show === duration ? ", seconds" : show === bytes ? ", KiB" : ""));
+  const table = $("site-table"), head = element("tr"), keys = Object.keys(SITE_KEYS);
+  head.append(element("th", "Call site"), ...keys.map(key => element("th", SITE_KEYS[key][0], "n")));
+  const body = rows.map(row => {
+    const line = element("tr");
+    line.append(element("td", row.name || "(unnamed)"), ...keys.map(key => {
+      const found = SITE_KEYS[key][1](row);
+      return element("td", key === "age" && !found ? "unknown" : SITE_KEYS[key][2](found), "n");
+    }));
+    return line;
+  });
+  table.replaceChildren(head, ...body);
+}
+
+// --- slabs
+
+function slabDrawing() {
+  const cache = (extra.slabs || [])[Number($("cache").value)];
+  if (!cache) { $("cache-text").textContent = "The result has no slabs to draw."; return; }
+  $("cache-text").textContent = `${cache.name}: ${number(cache.slabs)} slabs of ${4 << cache.order} KiB, objects of ${number(cache.size_bytes)} bytes`
+    + (cache.shown.length < cache.slabs ? `; the first ${cache.shown.length} are drawn.` : ".") + " Filled: in use. Dashed: kept by a CPU.";
+  $("slab-drawing").replaceChildren(...cache.shown.map(slab => {
+    const box = element("div", undefined, slab.cpu ? "slab cpu" : "slab"), objects = element("div", undefined, "objects");
+    const used = slab.objects.filter(site => site >= 0).length;
+    box.append(element("div", `${hex(slab.pfn)}: ${used} of ${slab.objects.length}`), objects);
+    box.tabIndex = 0;
+    box.setAttribute("role", "img");
+    box.setAttribute("aria-label", `Slab at frame ${hex(slab.pfn)}, ${used} of ${slab.objects.length} objects in use`);
+    slab.objects.forEach((site, i) => {
+      const object = element("span", undefined, site >= 0 ? "object used" : "object");
+      object.title = `object ${i}: ` + (site >= 0 ? cache.sites[site] || "in use" : "free");
+      objects.append(object);
+    });
+    return box;
+  }));
+}
+
+// --- the map of page frames
+
+const map = extra.map;
+let shown = null, cursor = 0, origin = 0, shift = 0, loading = 0;
+const unpacked = new Map();
+async function unpack(text) {
+  const raw = Uint8Array.from(atob(text), char => char.charCodeAt(0));
+  const stream = new Blob([raw]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+function moment(at) {
+  if (!unpacked.has(at)) {
+    if (unpacked.size > 8) unpacked.delete(unpacked.keys().next().value);
+    const packed = map.moments[at];
+    unpacked.set(at, Promise.all([unpack(packed.frames), unpack(packed.types)]).then(([frames, types]) => ({ at, frames, types })));
+  }
+  return unpacked.get(at);
+}
+function colour(owner) {
+  if (owner < map.first_cache) return OWNER_COLOURS[owner] || "#000000";
+  return `hsl(${(owner - map.first_cache) * 137.5 % 360} 55% ${dark.matches ? 55 : 45}%)`;
+}
+const ownerName = owner => owner === 255 ? "slabs of other caches" : (owner >= map.first_cache ? "slab of " : "") + (map.owners[owner] || "?");
+const cell = () => matchMedia("(max-width: 40rem)").matches ? 12 : 14;
+const columns = () => Math.max(8, Math.floor($("frames").clientWidth / cell()));
+const rowsShown = () => Math.min(32, Math.max(1, Math.ceil(Math.ceil(map.nr_frames / 2 ** shift) / columns())));
+function most(start, end) {
+  const counts = new Uint32Array(256);
+  for (let pfn = start; pfn < end; pfn++) counts[shown.frames[pfn]]++;
+  let best = 0;
+  for (let owner = 1; owner < 256; owner++) if (counts[owner] > counts[best]) best = owner;
+  return [best, counts];
+}
+function busiest(counts) {
+  let best = 3;
+  for (let owner = 4; owner < 256; owner++) if (counts[owner] > counts[best]) best = owner;
+  return best;
+}
+function drawMap() {
+  if (!shown) return;
+  const canvas = $("frames"), size = cell(), across = columns(), rows = rowsShown(), per = 2 ** shift, ratio = window.devicePixelRatio || 1;
+  canvas.width = Math.round(canvas.clientWidth * ratio);
+  canvas.height = Math.round(rows * size * ratio);
+  canvas.style.height = rows * size + "px";
+  const g = canvas.getContext("2d");
+  g.scale(ratio, ratio);
+  const rowFrames = across * per, at = Math.floor(cursor / rowFrames) * rowFrames;
+  if (cursor < origin) origin = at;
+  if (cursor >= origin + rows * rowFrames) origin = at - (rows - 1) * rowFrames;
+  origin = Math.max(0, Math.floor(origin / rowFrames) * rowFrames);
+  for (let i = 0; i < rows * across; i++) {
+    const start = origin + i * per;
+    if (start >= map.nr_frames) break;
+    const x = i % across * size, y = Math.floor(i / across) * size;
+    const end = Math.min(start + per, map.nr_frames), [best, counts] = most(start, end);
+    const idle = counts[0] + counts[1] + counts[2], user = idle < end - start ? busiest(counts) : best;
+    g.fillStyle = colour(best < 3 ? best : counts[1] + counts[2] ? 1 : 0);
+    g.fillRect(x, y, size - 1, size - 1);
+    if (idle < end - start) { // as much of the cell as is in use, and never so little that it cannot be seen
+      const height = Math.max(3, Math.round((size - 4) * (1 - idle / (end - start))));
+      g.fillStyle = colour(user);
+      g.fillRect(x, y + size - 4 - height, size - 1, height);
+    }
+    g.fillStyle = TYPE_COLOURS[shown.types[start >> map.pageblock_order]] || "#8c959f";
+    g.fillRect(x, y + size - 4, size - 1, 3);
+    if (cursor >= start && cursor < start + per) {
+      g.strokeStyle = dark.matches ? "#ffffff" : "#000000";
+      g.lineWidth = 2;
+      g.strokeRect(x + 1, y + 1, size - 3, size - 3);
+    }
+  }
+  $("zoom-text").textContent = per === 1 ? "a cell is one page frame" : `a cell is ${number(per)} page frames, ${bytes(per * map.page_bytes)}`;
+  describe(cursor);
+}
+function describe(pfn) {
+  const per = 2 ** shift, start = Math.floor(pfn / per) * per, end = Math.min(start + per, map.nr_frames);
+  const zone = map.zones.find(each => end > each.start && start < each.end);
+  const counts = most(start, end)[1], parts = [];
+  counts.forEach((count, owner) => { if (count) parts.push([count, owner]); });
+  parts.sort((a, b) => b[0] - a[0]);
+  const place = per === 1 ? `Page frame ${hex(start)}` : `Page frames ${hex(start)} to ${hex(end - 1)}`;
+  $("frame-text").textContent = `${place}, physical address ${hex(start * map.page_bytes)}, ${zone ? "zone " + zone.name + (zone.node ? " of node " + zone.node : "") : "no zone"}, `
+    + `page block ${map.types[shown.types[start >> map.pageblock_order]] || "without a type"}: `
+    + parts.slice(0, 5).map(([count, owner]) => (per === 1 ? "" : number(count) + " ") + ownerName(owner)).join(", ") + (parts.length > 5 ? ", and others" : "") + ".";
+}
+function ownerTable() {
+  const counts = new Uint32Array(256);
+  for (const owner of shown.frames) counts[owner]++;
+  const rows = [];
+  counts.forEach((count, owner) => { if (count) rows.push([count, owner]); });
+  rows.sort((a, b) => b[0] - a[0]);
+  $("owners").tBodies[0].replaceChildren(...rows.slice(0, 25).map(([count, owner]) => {
+    const line = element("tr"), name = element("td"), dot = element("span", undefined, "dot");
+    dot.style.background = colour(owner);
+    name.append(dot, ownerName(owner));
+    line.append(name, element("td", number(count), "n"), element("td", (100 * count / map.nr_frames).toFixed(2) + " %", "n"));
+    return line;
+  }));
+}
+async function showMoment() {
+  const at = Number($("moment").value), ticket = ++loading, found = await moment(at);
+  if (ticket !== loading) return; // the slider has moved on
+  shown = found;
+  const text = `${at + 1} of ${map.moments.length}: ${seconds(map.moments[at].time_ns).toFixed(3)} s, after ${number(map.moments[at].events)} events`;
+  $("moment-text").textContent = text;
+  $("moment").setAttribute("aria-valuetext", text);
+  $("frames").dataset.moment = at;
+  drawMap();
+  ownerTable();
+}
+function stepMoment(by) {
+  $("moment").value = Number($("moment").value) + by;
+  showMoment();
+}
+function zoom(by) {
+  shift = Math.min(Math.max(0, shift + by), fullShift());
+  origin = Math.max(0, cursor - 2 ** shift * columns() * 4);
+  drawMap();
+}
+// the smallest power of two, not below a page block, with which all memory fits
+function fullShift() {
+  let at = map.pageblock_order;
+  while (map.nr_frames / 2 ** at > 4096) at++;
+  return at;
+}
+function under(event) {
+  const box = $("frames").getBoundingClientRect(), size = cell(), column = Math.floor((event.clientX - box.left) / size);
+  if (column >= columns() || column < 0) return null;
+  const pfn = origin + (Math.floor((event.clientY - box.top) / size) * columns() + column) * 2 ** shift;
+  return pfn >= 0 && pfn < map.nr_frames ? pfn : null;
+}
+function startMap() {
+  if (!map) {
+    $("map-body").replaceChildren(element("p", "The result has no map of page frames: kmem replay --save keeps one."));
+    return;
+  }
+  const slider = $("moment"), canvas = $("frames");
+  slider.max = map.moments.length - 1;
+  shift = fullShift();
+  const asked = /moment=(\d+)/.exec(location.hash);
+  slider.value = asked ? Number(asked[1]) : map.moments.length - 1;
+  slider.addEventListener("input", showMoment);
+  $("zoom-in").addEventListener("click", () => zoom(-1));
+  $("zoom-out").addEventListener("click", () => zoom(1));
+  canvas.addEventListener("pointermove", event => { const pfn = under(event); if (pfn !== null && shown) describe(pfn); });
+  canvas.addEventListener("pointerleave", () => { if (shown) describe(cursor); });
+  canvas.addEventListener("click", event => { const pfn = under(event); if (pfn !== null) { cursor = pfn; drawMap(); } });
+  canvas.addEventListener("dblclick", () => zoom(-3));
+  canvas.addEventListener("wheel", event => {
+    if (!event.ctrlKey) return; // the page scrolls
+    event.preventDefault();
+    const pfn = under(event);
+    if (pfn !== null) cursor = pfn;
+    zoom(event.deltaY < 0 ? -1 : 1);
+  }, { passive: false });
+  canvas.addEventListener("keydown", event => {
+    const per = 2 ** shift, steps = { ArrowLeft: -per, ArrowRight: per, ArrowUp: -per * columns(), ArrowDown: per * columns() };
+    if (event.key in steps) cursor = Math.min(Math.max(0, cursor + steps[event.key]), map.nr_frames - 1);
+    else if (event.key === "Home") cursor = 0;
+    else if (event.key === "End") cursor = map.nr_frames - 1;
+    else if (event.key === "+" || event.key === "=") zoom(-1);
+    else if (event.key === "-") zoom(1);
+    else if (event.key === "PageUp") stepMoment(-1);
+    else if (event.key === "PageDown") stepMoment(1);
+    else return;
+    event.preventDefault();
+    drawMap();
+  });
+  window.addEventListener("hashchange", () => {
+    const found = /moment=(\d+)/.exec(location.hash);
+    if (found) { slider.value = Number(found[1]); showMoment(); }
+  });
+  window.addEventListener("resize", drawMap);
+  return showMoment();
+}
+
+// --- the rest
+
+const WHY = {
+  "below-watermark": each => `So few pages were free in zone ${each.zone} that granting the request would have left less than the reserve it must respect.`,
+  "no-block-of-order": each => `Enough pages were free in zone ${each.zone}, but not ${2 ** each.order} of them side by side in one block of order ${each.order}.`,
+  "order-too-large": each => `Order ${each.order} is more than any zone ever holds in one block.`,
+  "none": () => "The state right after it would have served it.",
+};
+function failures() {
+  const list = data.failure_list || [], body = $("failure-body");
+  if (!data.failures) { body.append(element("p", "The model refused no request.")); return; }
+  body.append(element("p", `${number(data.failures)} requests were refused.` + (list.length > 100 ? " The first 100:" : "")));
+  const scroll = element("div", undefined, "scroll"), table = element("table"), head = element("tr");
+  scroll.tabIndex = 0;
+  scroll.setAttribute("role", "region");
+  scroll.setAttribute("aria-label", "Table of failures");
+  head.append(...["Time", "Request", "Flags", "Who", "Why"].map(text => element("th", text)));
+  table.append(head, ...list.slice(0, 100).map(each => {
+    const line = element("tr"), why = WHY[each.reason];
+    const what = each.event === "mm_page_alloc" ? `pages of order ${each.order}` : `${number(each.size_bytes)} bytes` + (each.cache ? ` of ${each.cache}` : "");
+    line.append(element("td", seconds(each.time_ns).toFixed(3) + " s", "n"), element("td", what), element("td", each.gfp_text),
+      element("td", each.call_site || "the trace does not say"), element("td", why ? why(each) : each.reason));
+    return line;
+  }));
+  scroll.append(table);
+  body.append(scroll);
+}
+const REGION_COLOURS = { user: "#1b9aaa", lowmem: "#2da44e", "direct map": "#2da44e", vmalloc: "#e0b400", modules: "#e0b400", kernel: "#8250df", pkmap: "#e16f24", fixmap: "#e16f24", "high memory": "#bf4b8a" };
+function addressSpace() {
+  const space = extra.address_space, body = $("space-body");
+  if (!space) { body.append(element("p", "The result has no map of addresses.")); return; }
+  const regions = space.regions.slice().reverse();
+  if (space.high_memory) regions.push(space.high_memory);
+  body.append(element("p", "The highest addresses are on top; heights grow with the logarithm of the size."));
+  for (const region of regions) {
+    const box = element("div", undefined, "region");
+    box.style.setProperty("--colour", REGION_COLOURS[region.name] || "#8c959f");
+    box.style.minHeight = 1.6 + Math.max(0, Math.log2(region.size_bytes || 1) - 20) * 0.1 + "rem";
+    const used = region.used_bytes ? `, ${bytes(region.used_bytes)} in use` : "";
+    box.append(element("b", region.name), ` ${bytes(region.size_bytes)}${used} `, element("code", `${region.start} to ${region.end}`), ` ${region.note}`);
+    if (region.entries.length) {
+      const details = element("details"), list = element("ul");
+      details.append(element("summary", `${number(region.entries.length)} parts`), list);
+      list.append(...region.entries.slice(0, 200).map(each => element("li", `${each.start} to ${each.end}  ${each.what}  ${each.who}`)));
+      box.append(details);
+    }
+    body.append(box);
+  }
+}
+function summary() {
+  const machine = data.machine, memory = data.memory || {}, slab = data.slab || {};
+  $("about").textContent = `${data.trace} on ${machine.name}: ${machine.arch}, ${machine.cpus} CPU${machine.cpus === 1 ? "" : "s"}, ${bytes(machine.memory_bytes)}`;
+  const tiles = [["events", number(data.events)], ["time", duration(data.last_ns - data.first_ns)], ["requests", number(data.requests)],
+    ["refused", number(data.failures)], ["free at the end", bytes(memory.free_at_end * 4096)], ["least free", bytes(memory.lowest_free * 4096)],
+    ["in slabs", bytes(slab.slab_pages * 4096)], ["fallbacks", number(data.fallbacks ? data.fallbacks.count : 0)]];
+  $("tiles").append(...tiles.map(([name, value]) => {
+    const tile = element("div", undefined, "tile");
+    tile.append(element("b", value), element("span", name));
+    return tile;
+  }));
+  $("notes").append(...machine.assumed.map(text => element("li", "Assumed: " + text)), ...data.notes.map(text => element("li", text)));
+}
+function charts() {
+  freeChart();
+  fallbackChart();
+  cacheChart();
+  siteChart();
+}
+async function start() {
+  summary();
+  option($("zone"), "all", "all");
+  if (extra.samples) extra.samples.zones.forEach((zone, i) => option($("zone"), i, zone.name));
+  (extra.slabs || []).forEach((cache, i) => option($("cache"), i, `${cache.name} (${number(cache.slabs)} slabs)`));
+  for (const [key, [title]] of Object.entries(SITE_KEYS)) option($("site-key"), key, title);
+  $("zone").addEventListener("change", freeChart);
+  $("split").addEventListener("change", freeChart);
+  $("cache").addEventListener("change", slabDrawing);
+  $("site-key").addEventListener("change", siteChart);
+  dark.addEventListener("change", () => { charts(); if (map) drawMap(); });
+  failures();
+  addressSpace();
+  slabDrawing();
+  await startMap();
+  charts();
+  document.body.dataset.ready = "yes";
+}
+start().catch(error => { document.body.dataset.ready = "failed"; console.error(error); throw error; });
+})();
