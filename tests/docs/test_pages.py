@@ -7,7 +7,6 @@ may use, and a machine that an example enters runs until the end of the page.
 
 from __future__ import annotations
 
-import doctest
 import importlib
 import inspect
 import pkgutil
@@ -18,13 +17,10 @@ from types import ModuleType
 import pytest
 
 import kmem.linux
-from kmem.errors import StateError
-from kmem.machine.machine import current_machine
+from website.sessions import run_session
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
-OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-FENCE = re.compile(r"^ *```.*$", re.MULTILINE)
 HEADERS = sorted(module.name for module in pkgutil.iter_modules(kmem.linux.__path__))
 
 
@@ -32,33 +28,12 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def leave_all_machines() -> None:
-    """Shut down what a page has left running."""
-    while True:
-        try:
-            machine = current_machine()
-        except StateError:
-            return
-        machine.__exit__(None, None, None)
-
-
-def session(path: Path) -> doctest.DocTest:
-    # A fence right below an answer would be taken for a part of it.
-    text = FENCE.sub("", path.read_text())
-    return doctest.DocTestParser().get_doctest(text, {"__name__": "__main__"}, name_of(path), str(path), 0)
-
-
 @pytest.mark.parametrize("path", [path for path in PAGES if ">>> " in path.read_text()], ids=name_of)
 def test_examples_of_a_page(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    runner = doctest.DocTestRunner(optionflags=OPTIONS)
-    report: list[str] = []
-    try:
-        runner.run(session(path), out=report.append)
-    finally:
-        leave_all_machines()
-    assert runner.tries > 0
-    assert runner.failures == 0, "".join(report)
+    tries, wrong = run_session(path.read_text(), name_of(path))
+    assert tries > 0
+    assert not wrong, wrong
 
 
 def functions(module: ModuleType) -> list[str]:

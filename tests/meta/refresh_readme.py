@@ -51,7 +51,6 @@ def refresh(block: re.Match[str]) -> str:
 
 
 if __name__ == "__main__":
-    for name in ("README.md", "docs/replay-example.md"):
-        document = ROOT / name
+    for document in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
         text = document.read_text()
         document.write_text(re.sub(r"^```console\n(.*?)^```$", refresh, text, flags=re.MULTILINE | re.DOTALL))
