@@ -65,7 +65,8 @@ def command(
     """Say who allocates, who wastes, who leaks and what fragments, by what was recorded.
 
     TRACE is a perf.data, a trace.dat, or the text of ftrace, trace-cmd report or perf script with
-    kmem events, plain or packed with gzip, zstd or xz; - is standard input.
+    kmem events, plain or packed with gzip, zstd or xz; - is standard input. It may be a folder
+    copied from tracefs, with per_cpu/cpuN/trace_pipe_raw and the formats of the events.
     """
     from kmem.analysis.stat import collect, sort_names
     from kmem.analysis.stat_filter import parse_filter, parse_window

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 from kmem.profile import Profile
 from kmem.trace.events import EventBatch
@@ -15,12 +16,22 @@ from kmem.trace.symbols import Symbols
 __all__ = ["BinaryReader", "binary_reader"]
 
 
+class Recording(Protocol):
+    """The bytes of a recording: one mapped file, or several."""
+
+    name: str
+    size: int
+
+    def close(self) -> None:
+        """Close what is open."""
+
+
 class BinaryReader(TraceReader):
     """What the readers of binary recordings share."""
 
     _scanner: BinaryScanner
 
-    def __init__(self, file: MappedFile, profile: Profile, scanner: BinaryScanner, kind: str, note: str) -> None:
+    def __init__(self, file: Recording, profile: Profile, scanner: BinaryScanner, kind: str, note: str) -> None:
         self._file = file
         self.format = kind
         self._note = note

@@ -21,7 +21,7 @@ from kmem.trace.mapped_file import Cursor, MappedFile
 from kmem.trace.tracing_data import read_preamble
 from kmem.trace.unpack import Unpack, unpacker
 
-__all__ = ["CpuData", "DatFile"]
+__all__ = ["CpuData", "DatFile", "DatOptions"]
 
 _WINDOW_BYTES = 1 << 22
 _LARGEST_SECTION = 1 << 28
@@ -78,7 +78,7 @@ class CpuData:
 
 
 @dataclass(slots=True)
-class _Options:
+class DatOptions:
     """What the options say."""
 
     offset_ns: int = 0
@@ -92,6 +92,11 @@ class _Options:
     texts: int = 0
     guest: bool = False
     stats: list[str] = field(default_factory=list)
+
+    @property
+    def counts_nanoseconds(self) -> bool:
+        """Whether the time stamps are nanoseconds (or are turned into them)."""
+        return bool(self.mult) or self.clock in ("", *_NANOSECOND_CLOCKS) or self.clock.startswith("mono")
 
 
 class DatFile:
@@ -127,7 +132,7 @@ class DatFile:
         self.notes: list[str] = []
         self.nr_cpus = 0
         self.streams: list[CpuData] = []
-        self.options = _Options()
+        self.options = DatOptions()
         self._unpack: Unpack | None = None
         cursor = Cursor(file.view, file.name)
         self.data = read_preamble(cursor)
@@ -359,11 +364,6 @@ class DatFile:
             self._add(cursor, CpuData(cpu, name, place, size, bool(flags & _COMPRESSED), page_bytes))
 
     # --- pages
-
-    @property
-    def counts_nanoseconds(self) -> bool:
-        """Whether the time stamps are nanoseconds (or are turned into them)."""
-        return bool(self.options.mult) or self.clock in ("", *_NANOSECOND_CLOCKS) or self.clock.startswith("mono")
 
     def windows(self, stream: CpuData) -> Iterator[tuple[memoryview, int]]:
         """Yield the pages of a CPU in pieces of whole pages, each with its place in the file.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Reading trace.dat, versions 6 and 7."""
+"""Reading the ring buffer: trace.dat, versions 6 and 7, and folders with raw pages."""
 
 from __future__ import annotations
 
@@ -10,23 +10,22 @@ from kmem.profile import Profile
 from kmem.trace.binary_reader import BinaryReader
 from kmem.trace.dat_file import DatFile
 from kmem.trace.mapped_file import MappedFile
+from kmem.trace.raw_folder import RawFolder
 from kmem.trace.scan_ring import DONE, FULL, RingScanner
 from kmem.trace.symbols import Symbols
 
-__all__ = ["DatReader"]
+__all__ = ["DatReader", "RawReader"]
 
 
-class DatReader(BinaryReader):
-    """Reader of trace.dat, versions 6 and 7."""
+class _RingReader(BinaryReader):
+    """What the readers of ring-buffer pages share."""
 
     _scanner: RingScanner
+    _dat: DatFile | RawFolder
 
-    def __init__(
-        self, file: MappedFile, profile: Profile, batch_events: int, symbols: Symbols | None, note: str = ""
-    ) -> None:
-        scanner = RingScanner(max(batch_events, 2))
-        super().__init__(file, profile, scanner, "trace.dat", note)
-        self._dat = DatFile(file)
+    def _describe(self, symbols: Symbols | None) -> None:
+        """Tell the scanner what the recording says about itself."""
+        scanner = self._scanner
         data = self._dat.data
         scanner.describe(big_endian=data.big_endian, long_bytes=data.long_bytes)
         scanner.use_symbols(symbols or data.symbols)
@@ -104,7 +103,46 @@ class DatReader(BinaryReader):
         yield from self._dat.notes
         if self._left_out:
             yield f"{self.path}: events without the fields of the table are left out: {', '.join(self._left_out)}"
-        if not self._dat.counts_nanoseconds:
+        if not self._dat.options.counts_nanoseconds:
             yield f"{self.path}: the trace clock {self._dat.clock!r} has no unit; times are its counts"
         if self._dat.options.guest:
             yield f"{self.path}: times are the guest's own, not those of its host"
+
+
+class DatReader(_RingReader):
+    """Reader of trace.dat, versions 6 and 7."""
+
+    def __init__(
+        self, file: MappedFile, profile: Profile, batch_events: int, symbols: Symbols | None, note: str = ""
+    ) -> None:
+        super().__init__(file, profile, RingScanner(max(batch_events, 2)), "trace.dat", note)
+        self._dat = DatFile(file)
+        self._describe(symbols)
+
+
+class RawReader(_RingReader):
+    """Reader of a folder with raw pages, copied from tracefs.
+
+    Parameters
+    ----------
+    folder : RawFolder
+        Closed with this.
+    profile : Profile
+    batch_events : int
+    symbols : Symbols or None
+        Used instead of the folder's own.
+    name : str, optional
+        What messages call the folder, if not by its path.
+    """
+
+    def __init__(
+        self, folder: RawFolder, profile: Profile, batch_events: int, symbols: Symbols | None, name: str = ""
+    ) -> None:
+        folder.name = name or folder.name
+        super().__init__(folder, profile, RingScanner(max(batch_events, 2)), "trace_pipe_raw", "")
+        self._dat = self._folder = folder
+        self._describe(symbols)
+
+    def _first_damage(self) -> str:
+        file, byte = self._folder.place(int(self._scanner.first_damaged_byte))
+        return f"{file} byte {byte}"

@@ -71,12 +71,12 @@ class EventFormat:
         return self.name if self.system in ("", "kmem") else f"{self.system}:{self.name}"
 
 
-def parse_fields(text: str) -> dict[str, FieldFormat]:
-    """Read the ``field:`` lines of a format, header_page or header_event file."""
+def parse_fields(text: str, most_bytes: int = _LARGEST_FIELD) -> dict[str, FieldFormat]:
+    """Read the ``field:`` lines of a format, header_page or header_event file; longer fields are left out."""
     fields: dict[str, FieldFormat] = {}
     for declaration, offset, size, signed in _FIELD.findall(text):
         declared = re.match(r"(.*?)\s*\**([A-Za-z_]\w*)\s*(\[[^\]]*\])?\s*$", declaration.strip())
-        if not declared or len(offset) > 6 or len(size) > 6 or int(size) > _LARGEST_FIELD:
+        if not declared or len(offset) > 6 or len(size) > 8 or int(size) > most_bytes:
             continue
         name = declared[2]
         kind = declaration.strip()[: declared.start(2)].strip() + (declared[3] or "")

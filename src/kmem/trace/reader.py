@@ -11,6 +11,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -92,8 +93,8 @@ class TraceReader:
     path : str
         Name of the file.
     format : str
-        ``ftrace`` (also ``trace-cmd report``), ``perf script``, ``trace.dat``
-        or ``perf.data``.
+        ``ftrace`` (also ``trace-cmd report``), ``perf script``, ``trace.dat``,
+        ``trace_pipe_raw`` or ``perf.data``.
     strings : Strings
         Strings behind the codes, shared by all batches.
     pointer_digits : int
@@ -267,13 +268,14 @@ def open_trace(
     kallsyms: str | os.PathLike[str] | None = None,
     stacks: bool = False,
 ) -> TraceReader:
-    """Open a trace: text of ftrace, ``trace-cmd report`` or ``perf script``, trace.dat or perf.data.
+    """Open a trace: text of ftrace, ``trace-cmd report`` or ``perf script``, trace.dat, perf.data or raw pages.
 
     Parameters
     ----------
     path : str or os.PathLike
         The file, plain or packed with gzip, zstd or xz; ``-`` is standard
-        input.
+        input.  A folder is one copied from tracefs, with
+        ``per_cpu/cpuN/trace_pipe_raw`` and the formats of the events.
     profile : Profile
         Kernel by whose names GFP texts are read.
     batch_events : int
@@ -300,6 +302,8 @@ def open_trace(
     """
     if batch_events < 1 or chunk_bytes < 1:
         raise UsageError("batch_events and chunk_bytes are at least 1")
+    if os.fspath(path) != "-" and os.path.isdir(path):
+        return _open_folder(path, profile, batch_events, name, kallsyms)
     source = ByteSource(path, chunk_bytes, name)
     try:
         chunks = source.chunks()
@@ -310,6 +314,27 @@ def open_trace(
         return TraceReader(source, chunks, profile, batch_events)
     except BaseException:
         source.close()
+        raise
+
+
+def _open_folder(
+    path: str | os.PathLike[str],
+    profile: Profile,
+    batch_events: int,
+    name: str,
+    kallsyms: str | os.PathLike[str] | None,
+) -> TraceReader:
+    """Open a folder with raw pages of the ring buffer."""
+    from kmem.trace.dat_reader import RawReader
+    from kmem.trace.raw_folder import RawFolder
+    from kmem.trace.symbols import read_kallsyms
+
+    symbols = read_kallsyms(kallsyms) if kallsyms is not None else None
+    folder = RawFolder(Path(path))
+    try:
+        return RawReader(folder, profile, batch_events, symbols, name)
+    except BaseException:
+        folder.close()
         raise
 
 

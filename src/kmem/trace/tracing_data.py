@@ -17,9 +17,10 @@ from kmem.trace.event_format import KMEM_EVENTS, EventFormat, FieldFormat, parse
 from kmem.trace.mapped_file import Cursor
 from kmem.trace.symbols import Symbols
 
-__all__ = ["MAGIC", "TracingData", "read_preamble"]
+__all__ = ["LARGEST_PAGE", "MAGIC", "TracingData", "read_preamble"]
 
 MAGIC = b"\x17\x08\x44tracing"
+LARGEST_PAGE = 1 << 24
 _MOST_SYSTEMS = 65536
 _NAME = re.compile(rb"name: ([^\s\x00]{1,128})\s+ID: (\d{1,5})\s")
 
@@ -72,22 +73,22 @@ class TracingData:
             size = cursor.number(8, f"size of {expected}")
             text = bytes(cursor.take(size, expected))
             if expected == "header_page":
-                self.page_fields = parse_fields(text.decode("latin-1"))
+                self.page_fields = parse_fields(text.decode("latin-1"), LARGEST_PAGE)
 
     def read_ftrace_events(self, cursor: Cursor) -> None:
         """Read the formats of ftrace's own events."""
         for _ in range(cursor.number(4, "number of ftrace events")):
-            self._format(cursor, "ftrace")
+            self.add_format(_format(cursor), "ftrace")
 
     def read_events(self, cursor: Cursor) -> None:
         """Read the formats of all other events, group by group."""
         for _ in range(cursor.number(4, "number of event groups")):
             system = cursor.string("name of an event group", 256)
             for _ in range(cursor.number(4, f"number of {system} events")):
-                self._format(cursor, system)
+                self.add_format(_format(cursor), system)
 
-    def _format(self, cursor: Cursor, system: str) -> None:
-        text = bytes(cursor.take(cursor.number(8, "size of an event format"), "event format"))
+    def add_format(self, text: bytes, system: str) -> None:
+        """Take in the format of an event of a group, as its file in tracefs has it."""
         head = _NAME.match(text)
         if not head:
             return
@@ -111,7 +112,10 @@ class TracingData:
 
     def read_comms(self, cursor: Cursor) -> None:
         """Read the saved command lines."""
-        text = bytes(cursor.take(cursor.number(8, "size of the command lines"), "command lines"))
+        self.add_comms(bytes(cursor.take(cursor.number(8, "size of the command lines"), "command lines")))
+
+    def add_comms(self, text: bytes) -> None:
+        """Take in command lines, as ``saved_cmdlines`` of tracefs has them."""
         for line in text.split(b"\n"):
             number, _, comm = line.partition(b" ")
             if number.isdigit() and len(number) < 8:
@@ -123,6 +127,10 @@ class TracingData:
             raise InputError(
                 "it describes no kmem event", file=self.name, remedy="record with events/kmem enabled (-e kmem)"
             )
+
+
+def _format(cursor: Cursor) -> bytes:
+    return bytes(cursor.take(cursor.number(8, "size of an event format"), "event format"))
 
 
 def read_preamble(cursor: Cursor) -> TracingData:
