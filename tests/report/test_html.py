@@ -8,20 +8,21 @@ import gzip
 import hashlib
 import json
 import re
-import shutil
-import subprocess
+import sys
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.report.browser import CHROMIUM, Browser
 
 from kmem.analysis.summary import analyse
 from kmem.cli import main
 from kmem.replay.frames import FIRST_CACHE, OWNERS
 from kmem.replay.replay import Replay, replay
-from kmem.report.html import page
+from kmem.report.html import page, require_plotly
 from kmem.report.result import replay_result
 
 pytest.importorskip("plotly", reason="the page needs plotly")
@@ -29,7 +30,6 @@ pytest.importorskip("plotly", reason="the page needs plotly")
 BOOT = Path(__file__).parent.parent / "data/boot.trace.txt.gz"
 EVIL = "</script><img/src=x/onerror=document.title='owned'>"
 SITE = "<script>document.title='owned'<b>&lt;"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -173,136 +173,181 @@ def test_what_cannot_be_done_is_one_line(args: list[str], tmp_path: Path, capsys
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_without_plotly_nothing_is_replayed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    require_plotly.cache_clear()
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    assert main(["replay", "--html", str(tmp_path / "a.html"), str(BOOT)]) == 2
+    assert capsys.readouterr().err == "kmem: the page needs plotly; pip install 'kmem[html]'\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- in a browser
 
 
-def browse(path: Path, tmp_path: Path, *args: str, fragment: str = "") -> subprocess.CompletedProcess[str]:
-    assert CHROMIUM
-    return subprocess.run(
-        [
-            CHROMIUM,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--hide-scrollbars",
-            "--enable-logging=stderr",
-            f"--user-data-dir={tmp_path / 'profile'}",
-            "--virtual-time-budget=20000",
-            *args,
-            path.as_uri() + fragment,
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("no chromium is installed")
+    with Browser(tmp_path_factory.mktemp("profile")) as found:
+        yield found
 
 
-def owners_shown(dom: str) -> dict[str, int]:
-    table = re.search(r'<table id="owners">(.*?)</table>', dom, re.DOTALL)
-    assert table
-    rows = re.findall(r'</span>([^<]*)</td><td class="n">([\d,]+)</td>', table[1])
-    return {name: int(count.replace(",", "")) for name, count in rows}
-
-
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
-
-
-@needs_browser
-def test_browser_shows_the_moment_of_the_slider(result: dict[str, Any], tmp_path: Path) -> None:
-    path = tmp_path / "page.html"
+@pytest.fixture(scope="module")
+def written(result: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "page.html"
     path.write_bytes(page(result))
+    return path
+
+
+def owners_shown(browser: Browser) -> dict[str, int]:
+    rows = browser.value(
+        "[...document.querySelectorAll('#owners tbody tr')].map(row => [...row.cells].map(cell => cell.textContent))"
+    )
+    return {name: int(count.replace(",", "")) for name, count, _ in rows}
+
+
+def picture(browser: Browser) -> str:
+    shown = browser.value("document.getElementById('frames').toDataURL()")
+    assert isinstance(shown, str)
+    return shown
+
+
+def text_of(browser: Browser, name: str) -> str:
+    return str(browser.value(f"document.getElementById('{name}').textContent"))
+
+
+def test_browser_opens_it_without_a_complaint(browser: Browser, written: Path) -> None:
+    browser.open(written)
+    assert browser.errors == []
+    assert (
+        browser.value("performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:')).length") == 0
+    )
+    for chart in ("free-chart", "fallback-chart", "cache-chart", "site-chart"):
+        assert browser.value(f"document.querySelectorAll('#{chart} .main-svg').length") > 0, chart
+    assert browser.value("document.querySelectorAll('#slab-drawing .object.used').length") > 0
+    assert browser.value("document.querySelectorAll('#space-body .region').length") > 4
+
+
+def test_browser_shows_the_moment_of_the_slider(browser: Browser, written: Path, result: dict[str, Any]) -> None:
     film = result["page"]["map"]
-    shown = []
-    for moment in (0, len(film["moments"]) - 1):
-        done = browse(path, tmp_path, "--dump-dom", fragment=f"#moment={moment}")
-        assert "CONSOLE" not in done.stderr, done.stderr
-        assert 'data-ready="yes"' in done.stdout
-        assert f"{moment + 1} of {len(film['moments'])}" in done.stdout
+    last = len(film["moments"]) - 1
+    browser.open(written)
+    browser.value("document.getElementById('moment').focus()")
+    pictures = set()
+    for key, code, moment in (("End", 35, last), ("ArrowLeft", 37, last - 1), ("Home", 36, 0)):
+        browser.press(key, code)
+        browser.wait(f"document.getElementById('frames').dataset.moment === '{moment}'")
+        assert f"{moment + 1} of {last + 1}" in text_of(browser, "moment-text")
         counts = np.bincount(unpacked(film["moments"][moment]), minlength=256)
-        found = owners_shown(done.stdout)
+        found = owners_shown(browser)
         assert found["free"] == counts[1]
         assert found.get("slab of inode_cache", 0) == counts[film["owners"].index("inode_cache")]
-        shown.append(found)
-    assert shown[0] != shown[1]
+        pictures.add(picture(browser))
+    assert len(pictures) >= 2, "the map never changed"
 
 
-@needs_browser
-def test_browser_takes_hostile_names_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    trace, out = evil_trace(tmp_path / "evil.txt"), tmp_path / "out.html"
-    assert main(["replay", "--html", str(out), str(trace)]) == 0
-    capsys.readouterr()
-    done = browse(out, tmp_path, "--dump-dom")
-    assert "CONSOLE" not in done.stderr, done.stderr
-    assert 'data-ready="yes"' in done.stdout
-    assert "<title>owned" not in done.stdout
-    body = done.stdout[: done.stdout.index('id="data"')]
-    assert "<img" not in body
-    assert "&lt;img/src=x" in body
-    assert "<td>&lt;script&gt;document.title='owned'&lt;b&gt;&amp;lt;</td>" in body
+def test_browser_opens_at_a_moment(browser: Browser, written: Path) -> None:
+    browser.open(written, "#moment=3")
+    assert text_of(browser, "moment-text").startswith("4 of ")
 
 
-@needs_browser
-def test_browser_shows_a_result_without_a_film(result: dict[str, Any], tmp_path: Path) -> None:
-    path = tmp_path / "page.html"
-    path.write_bytes(page({key: value for key, value in result.items() if key != "page"}))
-    done = browse(path, tmp_path, "--dump-dom")
-    assert "CONSOLE" not in done.stderr, done.stderr
-    assert 'data-ready="yes"' in done.stdout
-    assert "The result has no map of page frames" in done.stdout
+def test_browser_moves_and_zooms_by_keyboard(browser: Browser, written: Path, result: dict[str, Any]) -> None:
+    film = result["page"]["map"]
+    frames = unpacked(film["moments"][-1])
+    slab = int(np.flatnonzero(frames == film["owners"].index("inode_cache"))[0])
+    browser.open(written, "#moment=9999")
+    browser.value("document.getElementById('frames').focus()")
+    for _ in range(slab >> 9):
+        browser.press("ArrowRight", 39)
+    assert f"Page frames {slab >> 9 << 9:#x} to" in text_of(browser, "frame-text")
+    wide = picture(browser)
+    for _ in range(9):
+        browser.press("+", 187)
+    assert text_of(browser, "zoom-text") == "a cell is one page frame"
+    assert picture(browser) != wide
+    for _ in range(slab & 511):
+        browser.press("ArrowRight", 39)
+    shown = text_of(browser, "frame-text")
+    assert shown.startswith(f"Page frame {slab:#x}, physical address {slab << 12:#x}, zone ")
+    assert shown.endswith("slab of inode_cache.")
 
 
-@needs_browser
-def test_browser_draws(result: dict[str, Any], tmp_path: Path) -> None:
-    """Pictures in light and dark: each has many colours, and the two have different backgrounds."""
-    path = tmp_path / "page.html"
-    path.write_bytes(page(result))
+def test_browser_says_what_is_at_the_pointer(browser: Browser, written: Path) -> None:
+    browser.open(written)
+    browser.value("document.getElementById('frames').scrollIntoView()")
+    box = browser.value("(b => [b.left, b.top, b.width])(document.getElementById('frames').getBoundingClientRect())")
+    before = text_of(browser, "frame-text")
+    browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=box[0] + box[2] / 2, y=box[1] + 5)
+    assert text_of(browser, "frame-text") != before
+
+
+def test_browser_moves_the_map_fast(browser: Browser, written: Path) -> None:
+    browser.open(written)
+    worst = browser.value(
+        """(async () => {
+            const slider = document.getElementById("moment"), canvas = document.getElementById("frames");
+            let worst = 0;
+            for (const moment of [0, 20, 5, 30, 10]) {
+                const start = performance.now();
+                slider.value = moment;
+                slider.dispatchEvent(new Event("input"));
+                while (canvas.dataset.moment !== String(moment)) await new Promise(done => setTimeout(done, 0));
+                worst = Math.max(worst, performance.now() - start);
+            }
+            return worst;
+        })()"""
+    )
+    assert 0 < worst < 1000
+
+
+def test_browser_on_a_narrow_screen(browser: Browser, written: Path) -> None:
+    browser.open(written, width=360, height=700)
+    assert browser.value("document.documentElement.scrollWidth") <= 360
+
+
+def test_browser_draws_in_light_and_dark(browser: Browser, written: Path) -> None:
+    """Screenshots have many colours, and the two backgrounds."""
     corners = []
-    for scheme in (1, 0):
-        picture = tmp_path / f"{scheme}.png"
-        browse(
-            path,
-            tmp_path,
-            "--window-size=500,700",
-            f"--blink-settings=preferredColorScheme={scheme}",
-            f"--screenshot={picture}",
+    for dark in (False, True):
+        browser.open(written, dark=dark)
+        shot = base64.b64encode(browser.screenshot()).decode()
+        colours, corner = browser.value(
+            f"""(async () => {{
+                const image = new Image();
+                image.src = "data:image/png;base64,{shot}";
+                await image.decode();
+                const canvas = document.createElement("canvas");
+                const pen = canvas.getContext("2d", {{willReadFrequently: true}});
+                [canvas.width, canvas.height] = [image.width, image.height];
+                pen.drawImage(image, 0, 0);
+                const pixels = new Uint32Array(pen.getImageData(0, 0, image.width, image.height).data.buffer);
+                return [new Set(pixels).size, [...pen.getImageData(0, 0, 1, 1).data]];
+            }})()"""
         )
-        rows = pixels(picture)
-        assert len({tuple(pixel) for pixel in rows.reshape(-1, rows.shape[2])[::7].tolist()}) > 30
-        corners.append(rows[0, 0, :3].astype(int).sum())
+        assert colours > 30
+        corners.append(sum(corner[:3]))
     assert corners[0] > 600 and corners[1] < 150
 
 
-def pixels(path: Path) -> np.ndarray:
-    """The pixels of a PNG of 8 bits a channel that is not interlaced."""
-    raw = path.read_bytes()
-    at, data, width, height, channels = 8, b"", 0, 0, 0
-    while at < len(raw):
-        size, kind = int.from_bytes(raw[at : at + 4], "big"), raw[at + 4 : at + 8]
-        body = raw[at + 8 : at + 8 + size]
-        if kind == b"IHDR":
-            width, height = int.from_bytes(body[:4], "big"), int.from_bytes(body[4:8], "big")
-            assert body[8] == 8 and body[12] == 0
-            channels = {2: 3, 6: 4}[body[9]]
-        elif kind == b"IDAT":
-            data += body
-        at += 12 + size
-    lines = np.frombuffer(zlib.decompress(data), np.uint8).reshape(height, 1 + width * channels)
-    out = np.zeros((height + 1, width + 1, channels), np.int64)
-    for y, line in enumerate(lines, 1):
-        rest = line[1:].reshape(width, channels).astype(np.int64)
-        if line[0] == 0:
-            out[y, 1:] = rest
-        elif line[0] == 1:
-            out[y, 1:] = np.cumsum(rest, axis=0) & 255
-        elif line[0] == 2:
-            out[y, 1:] = (rest + out[y - 1, 1:]) & 255
-        else:
-            for x in range(1, width + 1):
-                left, up, corner = out[y, x - 1], out[y - 1, x], out[y - 1, x - 1]
-                guess = (left + up) // 2
-                if line[0] == 4:
-                    a, b, c = abs(up - corner), abs(left - corner), abs(left + up - 2 * corner)
-                    guess = np.where((a <= b) & (a <= c), left, np.where(b <= c, up, corner))
-                out[y, x] = (rest[x - 1] + guess) & 255
-    return out[1:, 1:].astype(np.uint8)
+def test_browser_takes_hostile_names_as_text(
+    browser: Browser, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace, out = evil_trace(tmp_path / "evil.txt"), tmp_path / "out.html"
+    assert main(["replay", "--html", str(out), str(trace)]) == 0
+    capsys.readouterr()
+    browser.open(out)
+    assert browser.errors == []
+    assert browser.value("document.title").startswith("kmem replay: ")
+    assert browser.value("document.querySelectorAll('main img, main script, main b b').length") == 0
+    shown = browser.value("document.body.innerText + document.querySelector('#cache-chart').textContent")
+    assert SITE in shown and "<img/src=x" in shown
+
+
+def test_browser_shows_a_result_without_a_film(browser: Browser, result: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_bytes(page({key: value for key, value in result.items() if key != "page"}))
+    browser.open(path)
+    assert browser.errors == []
+    assert "The result has no map of page frames" in text_of(browser, "map")

@@ -187,7 +187,11 @@ function colour(owner) {
   return `hsl(${(owner - map.first_cache) * 137.5 % 360} 55% ${dark.matches ? 55 : 45}%)`;
 }
 const ownerName = owner => owner === 255 ? "slabs of other caches" : (owner >= map.first_cache ? "slab of " : "") + (map.owners[owner] || "?");
-const cell = () => matchMedia("(max-width: 40rem)").matches ? 12 : 14;
+// side of a cell: large while there are few, so that the map of a small machine is no thin line
+function cell() {
+  const least = matchMedia("(max-width: 40rem)").matches ? 12 : 14, cells = map.nr_frames / 2 ** shift;
+  return Math.min(40, Math.max(least, Math.floor(Math.sqrt($("frames").clientWidth * 240 / cells))));
+}
 const columns = () => Math.max(8, Math.floor($("frames").clientWidth / cell()));
 const rowsShown = () => Math.min(32, Math.max(1, Math.ceil(Math.ceil(map.nr_frames / 2 ** shift) / columns())));
 function most(start, end) {
