@@ -31,7 +31,6 @@ DOCUMENTS = {
 SECTION = re.compile(r"^<!-- README: (.+?) -->$", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)(#[^)]*)?\)")
 PROMPT = re.compile(r"^```python\n(?=>>> )", re.MULTILINE)
-OUTSIDE = re.compile(r'<script src="https?:[^"]*"></script>')
 DIRECTIVE = re.compile(r" *# doctest: .*$", re.MULTILINE)
 
 
@@ -103,13 +102,3 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
     markdown = SECTION.sub(lambda mark: section(mark[1]), LINK.sub(to_page, markdown))
     return PROMPT.sub("```pycon\n", DIRECTIVE.sub("", markdown))
-
-
-def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
-    """Leave out the one script that would be fetched from elsewhere, for searching in pages read without a server."""
-    return OUTSIDE.sub("", output)
-
-
-def on_post_template(output_content: str, template_name: str, config: MkDocsConfig) -> str:
-    """Do the same for the page of what is not found."""
-    return OUTSIDE.sub("", output_content)
