@@ -56,6 +56,7 @@ cdef class PageAllocator(PagePrep):
 
     cdef bint watermark_fast(self, Zone *z, uint32_t order, int64_t mark, uint32_t highest_zoneidx, uint32_t alloc_flags, uint32_t gfp) except? -1
     cdef uint32_t get_page_from_freelist(self, uint32_t gfp, uint32_t order, uint32_t alloc_flags, AllocContext *ac) except? 0xFFFFFFFE
+    cdef uint32_t walk_zonelist(self, uint32_t gfp, uint32_t order, uint32_t alloc_flags, AllocContext *ac, int start) except? 0xFFFFFFFE
     cdef uint32_t rmqueue(self, uint32_t zone, uint32_t order, uint32_t alloc_flags, uint32_t migratetype) except? 0xFFFFFFFE
     cdef uint32_t rmqueue_buddy(self, uint32_t zone, uint32_t order, uint32_t alloc_flags, uint32_t migratetype) except? 0xFFFFFFFE
     cdef uint32_t alloc_flags_nofragment(self, AllocContext *ac, uint32_t gfp) except? 0xFFFFFFFE

@@ -253,25 +253,51 @@ class PageAllocator(PagePrep):
         return flags | ALLOC_NOFRAGMENT
 
     def get_page_from_freelist(self, gfp, order, alloc_flags, ac):
-        """Walk the zonelist and take a block from the first zone with enough free.
+        """Take a block from the first zone of the zonelist with enough free.
+
+        A single page of a zone with plenty is the common case, and goes without
+        the rest of the walk.
 
         Source: mm/page_alloc.c:get_page_from_freelist @6.1.192
         Differs: no cpusets, no dirty-page spreading, no node reclaim (off by default).
         """
-        i: cython.int
+        zone: cython.uint
+        pfn: cython.uint
+        z: cython.pointer(Zone)
+        if ac.preferred < 0:
+            return _NONE
+        if order or self.cma:
+            return self.walk_zonelist(gfp, order, alloc_flags, ac, ac.preferred)
+        zone = self.zonelists[ac.row, ac.preferred]
+        z = cython.address(self.zones[zone])
+        if z.free_pages - z.nr_reserved_highatomic <= (
+            z.watermark[alloc_flags & ALLOC_WMARK_MASK] + z.watermark_boost + z.lowmem_reserve[ac.highest_zoneidx]
+        ):
+            return self.walk_zonelist(gfp, order, alloc_flags, ac, ac.preferred)
+        pfn = self.rmqueue(zone, 0, alloc_flags, ac.migratetype)
+        if pfn == _NONE:
+            return self.walk_zonelist(gfp, order, alloc_flags, ac, ac.preferred + 1)
+        self.prep_new_page(pfn, 0, gfp, alloc_flags)
+        if alloc_flags & ALLOC_HIGHATOMIC:
+            self.reserve_highatomic_pageblock(pfn, zone)
+        return pfn
+
+    def walk_zonelist(self, gfp, order, alloc_flags, ac, start):
+        """Walk the zonelist from position `start` on, and once more without ALLOC_NOFRAGMENT.
+
+        Source: mm/page_alloc.c:get_page_from_freelist @6.1.192
+        """
+        i: cython.int = start
         zone: cython.uint
         preferred_zone: cython.uint
         pfn: cython.uint
         z: cython.pointer(Zone)
         no_fallback: cython.bint
         restart: cython.bint
-        if ac.preferred < 0:
-            return _NONE
         preferred_zone = self.zonelists[ac.row, ac.preferred]
         while True:
             no_fallback = (alloc_flags & ALLOC_NOFRAGMENT) != 0
             restart = False
-            i = ac.preferred
             while True:
                 zone = self.zonelists[ac.row, i]
                 i += 1
@@ -310,6 +336,7 @@ class PageAllocator(PagePrep):
             if not restart and not no_fallback:
                 return _NONE
             alloc_flags &= ~cython.cast(cython.uint, ALLOC_NOFRAGMENT)
+            i = ac.preferred
 
     def prepare(self, ac, node, gfp):
         """Fill the request's context from its gfp.
