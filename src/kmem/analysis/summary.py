@@ -22,8 +22,10 @@ from kmem.trace.reader import TraceStats
 
 __all__ = [
     "Analysis",
+    "Changes",
     "Fallbacks",
     "FreeMemory",
+    "PoolUse",
     "Requests",
     "SlabMemory",
     "ZoneState",
@@ -55,6 +57,9 @@ class Requests:
     slab_allocations : int
         Page allocations of the trace that were slabs, and large kmallocs; the
         model makes its own.
+    atomic_failures : int
+        Those of `failures` that were GFP_ATOMIC; for most others a kernel
+        would reclaim memory first.
     """
 
     requests: int
@@ -65,6 +70,7 @@ class Requests:
     unknown_page_frees: int
     double_allocations: int
     slab_allocations: int
+    atomic_failures: int = 0
 
     @property
     def operations(self) -> int:
@@ -240,6 +246,50 @@ class Fallbacks:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class PoolUse:
+    """A memory pool that was put in front of a cache.
+
+    Attributes
+    ----------
+    cache : str
+    min_nr, lowest : int
+        Elements that it is meant to hold, and the fewest that it held.
+    served : int
+        Requests that the cache refused and an element was given to.
+    slept, refused : int
+        Requests that found the pool empty: such as may sleep, and such as may not.
+    """
+
+    cache: str
+    min_nr: int
+    lowest: int
+    served: int
+    slept: int
+    refused: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Changes:
+    """What came of the changes to a trace.
+
+    Attributes
+    ----------
+    scale_load : int
+        How many times every request was made.
+    dropped : int
+        Requests that were left out.
+    kvmalloc_fallbacks : int
+        kvmallocs that got single pages, for want of a block.
+    mempools : tuple of PoolUse
+    """
+
+    scale_load: int = 1
+    dropped: int = 0
+    kvmalloc_fallbacks: int = 0
+    mempools: tuple[PoolUse, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Analysis:
     """All figures of a replay.
 
@@ -274,6 +324,8 @@ class Analysis:
     timeline : Timeline
     view : MachineView
         What ``/proc`` would show at the end.
+    changes : Changes
+        What came of changes to the trace.
     """
 
     machine: str
@@ -297,6 +349,7 @@ class Analysis:
     fallbacks: Fallbacks
     timeline: Timeline
     view: MachineView
+    changes: Changes = Changes()
 
 
 def fallbacks(run: Replay) -> Fallbacks:
@@ -324,14 +377,28 @@ def failures_to_arrow(failures: Sequence[Failure]) -> pa.Table:
 def _requests(run: Replay) -> Requests:
     engine = run.engine
     return Requests(
-        requests=engine.nr_requests,
+        requests=engine.nr_requests - (run.transformer.dropped if run.transformer is not None else 0),
         frees=engine.nr_frees,
-        failures=engine.nr_failures,
+        failures=engine.nr_failures - run.nr_reserved,
+        atomic_failures=run.atomic_failures,
         failed_in_trace=engine.nr_failed_in_trace,
         unknown_object_frees=engine.nr_unknown_frees,
         unknown_page_frees=engine.nr_unknown_page_frees,
         double_allocations=engine.nr_double_allocations,
         slab_allocations=engine.nr_slab_pages,
+    )
+
+
+def _changes(run: Replay) -> Changes:
+    transformer = run.transformer
+    if transformer is None:
+        return Changes()
+    names = [field.name for field in dataclasses.fields(PoolUse)]
+    return Changes(
+        scale_load=transformer.transform.scale_load,
+        dropped=transformer.dropped,
+        kvmalloc_fallbacks=transformer.kvmalloc_fallbacks,
+        mempools=tuple(PoolUse(**{name: getattr(pool, name) for name in names}) for pool in transformer.pools),
     )
 
 
@@ -427,4 +494,5 @@ def analyse(run: Replay) -> Analysis:
         fallbacks=fallbacks(run),
         timeline=times,
         view=view,
+        changes=_changes(run),
     )

@@ -26,6 +26,8 @@ __all__ = ["COMMANDS", "Command", "cli", "run"]
 COMMANDS = {
     "replay": ("kmem.cli.replay", "Drive a modelled machine with a recorded trace."),
     "report": ("kmem.cli.report", "Make the page of a replay's saved result."),
+    "sweep": ("kmem.cli.sweep", "Replay traces under a grid of settings."),
+    "size": ("kmem.cli.size", "Find the smallest reserve, memory or pool that does."),
     "record": ("kmem.cli.record", "Record kmem events of the running kernel."),
     "convert": ("kmem.cli.convert", "Write a recording as Parquet, Arrow or for Perfetto."),
     "stat": ("kmem.cli.stat", "Who allocates, wastes, leaks and fragments."),

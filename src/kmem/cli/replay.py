@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,18 +13,48 @@ import click
 
 from kmem.cli.app import Command
 from kmem.cli.output import print_json, print_sections
-from kmem.errors import ConfigError, UsageError
+from kmem.errors import UsageError
 
 if TYPE_CHECKING:
     from kmem.analysis.summary import Analysis
-    from kmem.machine.machine import Machine
     from kmem.replay.replay import Replay
+    from kmem.replay.variant import Variant
 
-__all__ = ["command"]
+__all__ = ["command", "transform_options", "transform_settings"]
 
 _PROC = ("buddyinfo", "pagetypeinfo", "slabinfo", "zoneinfo")
 
 Progress = Callable[[int, int | None], None]
+
+
+def transform_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that change a trace to a command."""
+    options = [
+        click.option("--scale-load", metavar="N", type=click.IntRange(1), help="Make every request N times."),
+        click.option("--drop", metavar="SITE", multiple=True, help="Leave out a call site's requests. Repeatable."),
+        click.option(
+            "--resize",
+            metavar="SITE=BYTES",
+            multiple=True,
+            help="Let a call site's kmallocs ask for so much. Repeatable.",
+        ),
+        click.option(
+            "--atomic-to-kernel",
+            metavar="SITE",
+            multiple=True,
+            help="Make a call site's GFP_ATOMIC requests GFP_KERNEL; * is all. Repeatable.",
+        ),
+        click.option("--kvmalloc-above", metavar="BYTES", help="Make kmallocs of more bytes kvmallocs."),
+        click.option(
+            "--mempool",
+            metavar="CACHE=N",
+            multiple=True,
+            help="Put a memory pool of N in front of a cache. Repeatable.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 @click.command(
@@ -37,6 +65,8 @@ Progress = Callable[[int, int | None], None]
         ("kmem replay --machine i386 --ram 512M --cpus 2 trace.txt", "on this machine"),
         ("kmem replay --machine live trace.dat", "on a model of this machine"),
         ("kmem replay --set vm.min_free_kbytes=65536 trace.txt", "with another reserve"),
+        ("kmem replay --compare --set slub_max_order=0 trace.txt", "what single-page slabs would change"),
+        ("kmem replay --compare --scale-load 2 --mempool bio-0=16 trace.txt", "twice the load, and a mempool"),
         ("kmem replay --proc buddyinfo trace.txt", "the machine's /proc/buddyinfo afterwards"),
         (
             "kmem replay --machine before.dump.jsonl.gz --expect after.dump.jsonl.gz trace.txt.gz",
@@ -59,7 +89,16 @@ Progress = Callable[[int, int | None], None]
 )
 @click.option("--ram", metavar="SIZE", help="Memory of a preset or inferred machine, as in 2G.")
 @click.option("--cpus", type=click.IntRange(1), help="CPUs of a preset or inferred machine.")
-@click.option("--set", "knobs", metavar="KNOB=VALUE", multiple=True, help="Write a vm sysctl after boot. Repeatable.")
+@click.option(
+    "--set",
+    "knobs",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="A vm sysctl, an option of the kernel command line (slub_min_order, slub_debug, movablecore, ...), ram or "
+    "cpus. Repeatable.",
+)
+@transform_options
+@click.option("--compare", is_flag=True, help="Replay without --set and the changes, too, and print what differs.")
 @click.option(
     "--slabinfo",
     type=click.Path(path_type=Path),
@@ -81,6 +120,13 @@ def command(
     ram: str | None,
     cpus: int | None,
     knobs: tuple[str, ...],
+    scale_load: int | None,
+    drop: tuple[str, ...],
+    resize: tuple[str, ...],
+    atomic_to_kernel: tuple[str, ...],
+    kvmalloc_above: str | None,
+    mempool: tuple[str, ...],
+    compare: bool,
     slabinfo: Path | None,
     kallsyms: Path | None,
     as_json: bool,
@@ -95,8 +141,14 @@ def command(
     TRACE is a perf.data, a trace.dat or the text of ftrace, trace-cmd report or perf script with
     kmem events, plain or packed with gzip, zstd or xz; - is standard input. Every request is made to
     the model, which answers as Linux 6.1 would. Without --machine the machine is inferred from the
-    trace. The report says what became of memory.
+    trace. The report says what became of memory; with --compare, what the settings and changes made
+    of it.
+
+    A SITE is a function, or a pattern such as ext4_*.
     """
+    from kmem.machine.slabinfo import read_slabinfo
+
+    changes = transform_settings(scale_load, drop, resize, atomic_to_kernel, kvmalloc_above, mempool)
     if as_json and proc:
         raise UsageError("--json and --proc contradict each other", remedy="give one of them")
     dump = machine is not None and ".jsonl" in Path(machine).suffixes
@@ -106,38 +158,43 @@ def command(
             remedy="give --machine before.dump.jsonl.gz, too",
         )
     if machine is not None and dump:
-        if ram is not None or cpus is not None or knobs or slabinfo is not None or proc:
+        if ram is not None or cpus is not None or knobs or changes or compare or slabinfo is not None or proc:
             raise UsageError(
                 f"{machine} is a recorded state, which is taken as it is",
-                remedy="leave --ram, --cpus, --set, --slabinfo and --proc out",
+                remedy="leave --ram, --cpus, --set, --slabinfo, --proc and changes of the trace out",
             )
         if html is not None or save is not None:
             raise UsageError("--html and --save show a replay, not a comparison", remedy="leave them out")
         return _fidelity(trace, Path(machine), expect, as_json)
+    base = _variant(machine, ram, cpus)
+    variant = base.with_settings([*knobs, *changes])
+    if compare and not (knobs or changes):
+        raise UsageError("--compare has nothing to compare with", remedy="change something with --set or the like")
     film = html is not None or save is not None
     if film:
         from kmem.cli.report import check_files
 
         if proc:
             raise UsageError("--proc prints one file only", remedy="leave --html and --save out")
+        if compare:
+            raise UsageError("--html and --save show one replay, not a comparison", remedy="leave --compare out")
         check_files(html, save)
-    run, assumed = _replay(
-        trace,
-        machine,
-        keep_frames=film,
-        ram=ram,
-        cpus=cpus,
-        knobs=knobs,
-        slabinfo=slabinfo,
-        kallsyms=kallsyms,
-        seed=seed,
-    )
+    if compare and (proc or trace == "-"):
+        raise UsageError("--compare replays a file twice and prints a table", remedy="give a file, and no --proc")
+    rows = read_slabinfo(slabinfo) if slabinfo is not None else None
+    runs = []
+    for each in (base, variant) if compare else (variant,):
+        with _progress(trace) as progress:
+            run = each.replay(trace, slabinfo=rows, seed=seed, progress=progress, kallsyms=kallsyms, keep_frames=film)
+        runs.append(run)
+    if compare:
+        _compare(runs[0], runs[1], trace, as_json)
+        return 0
     if proc:
         from kmem.report.proc import format_proc
 
         click.echo(format_proc(proc, run.machine.view()), nl=False)
         return 0
-    run.assumed[:0] = assumed
     from kmem.analysis.summary import analyse
 
     analysis = analyse(run)
@@ -147,6 +204,22 @@ def command(
         write_files(run, analysis, trace, html=html, save=save, kallsyms=kallsyms)
     _report(analysis, trace, as_json, top)
     return 0
+
+
+def _compare(base: Replay, variant: Replay, trace: str, as_json: bool) -> None:
+    from kmem.analysis.compare import compare
+    from kmem.analysis.summary import analyse
+
+    before, after = analyse(base), analyse(variant)
+    comparison = compare(before, after)
+    if as_json:
+        from kmem.report.compare import comparison_to_dict
+
+        print_json(comparison_to_dict(comparison, before, after, source=trace))
+        return
+    from kmem.report.compare import report_comparison
+
+    print_sections(report_comparison(comparison, source=trace))
 
 
 def _fidelity(trace: str, before: Path, after: Path | None, as_json: bool) -> int:
@@ -163,91 +236,35 @@ def _fidelity(trace: str, before: Path, after: Path | None, as_json: bool) -> in
     return 0
 
 
-def _replay(
-    trace: str,
-    machine: str | None,
-    *,
-    keep_frames: bool,
-    ram: str | None,
-    cpus: int | None,
-    knobs: tuple[str, ...],
-    slabinfo: Path | None,
-    kallsyms: Path | None,
-    seed: int,
-) -> tuple[Replay, list[str]]:
-    from kmem.machine.slabinfo import read_slabinfo
-    from kmem.replay.replay import replay
-
-    settings = _knobs(knobs)
-    rows = read_slabinfo(slabinfo) if slabinfo is not None else None
-    if machine is None:
-        size = _ram(ram)
-        with _progress(trace) as progress:
-            run = replay(
-                trace,
-                ram=size,
-                cpus=cpus,
-                knobs=settings,
-                slabinfo=rows,
-                seed=seed,
-                progress=progress,
-                kallsyms=kallsyms,
-                keep_frames=keep_frames,
-            )
-        return run, []
-    booted, assumed = _boot(machine, ram=ram, cpus=cpus, knobs=settings, seed=seed)
-    with _progress(trace) as progress:
-        run = replay(trace, booted, slabinfo=rows, progress=progress, kallsyms=kallsyms, keep_frames=keep_frames)
-    return run, assumed
-
-
-def _knobs(texts: tuple[str, ...]) -> dict[str, int | tuple[int, ...]]:
-    """The knobs by name; the same one twice with two values is a contradiction."""
-    from kmem.machine.description import parse_knob
-
-    knobs: dict[str, int | tuple[int, ...]] = {}
-    for text in texts:
-        name, value = parse_knob(text)
-        key = f"vm.{name.removeprefix('vm.')}"
-        if knobs.setdefault(key, value) != value:
-            raise ConfigError(f"--set gives {key} two values", remedy="give one of them")
-    return knobs
-
-
-def _ram(text: str | None) -> int | None:
-    from kmem.mm.x86 import memparse
-
-    return None if text is None else memparse(text)
-
-
-def _boot(
-    machine: str, *, ram: str | None, cpus: int | None, knobs: dict[str, int | tuple[int, ...]], seed: int
-) -> tuple[Machine, list[str]]:
+def _variant(machine: str | None, ram: str | None, cpus: int | None) -> Variant:
     from kmem.machine.description import PRESETS
-    from kmem.machine.folder import describe_folder
-    from kmem.machine.machine import Machine
+    from kmem.replay.variant import Variant
 
-    assumed: list[str] = []
-    if machine in PRESETS:
-        if ram is None:
-            assumed.append(f"memory {PRESETS[machine] >> 20} MiB: --ram not given")
-        if cpus is None:
-            assumed.append("1 CPU: --cpus not given")
-    elif ram is not None or cpus is not None:
+    if machine is not None and machine not in PRESETS and (ram is not None or cpus is not None):
         raise UsageError(
             "--ram and --cpus are for presets and inferred machines", remedy=f"change the description {machine}"
         )
-    elif machine == "live":
-        description, assumed = describe_folder(Path("/proc"))
-        description = dataclasses.replace(description, name="live")
-        release = os.uname().release
-        if not release.startswith("6.1."):
-            assumed.append(f"the rules of Linux 6.1: this machine runs {release}")
-        return Machine.boot(description, knobs=knobs, seed=seed), assumed
-    elif Path(machine).is_dir():
-        description, assumed = describe_folder(Path(machine))
-        return Machine.boot(description, knobs=knobs, seed=seed), assumed
-    return Machine.boot(machine, ram=_ram(ram), cpus=cpus, knobs=knobs, seed=seed), assumed
+    variant = Variant(machine=machine, ram=ram, cpus=cpus)
+    variant.check()
+    return variant
+
+
+def transform_settings(
+    scale_load: int | None,
+    drop: tuple[str, ...],
+    resize: tuple[str, ...],
+    atomic_to_kernel: tuple[str, ...],
+    kvmalloc_above: str | None,
+    mempool: tuple[str, ...],
+) -> list[str]:
+    """Return the options that change a trace as settings of :class:`kmem.replay.variant.Variant`."""
+    settings = [f"drop={site}" for site in drop] + [f"atomic_to_kernel={site}" for site in atomic_to_kernel]
+    settings += [f"resize.{text}" for text in resize] + [f"mempool.{text}" for text in mempool]
+    if scale_load is not None:
+        settings.append(f"scale_load={scale_load}")
+    if kvmalloc_above is not None:
+        settings.append(f"kvmalloc_above={kvmalloc_above}")
+    return settings
 
 
 def _report(analysis: Analysis, trace: str, as_json: bool, top: int) -> None:

@@ -10,6 +10,7 @@ migrate-type fallbacks, and samples of free memory over time.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import shutil
 import sys
@@ -26,10 +27,12 @@ from kmem.errors import InputError, UsageError
 from kmem.machine.machine import Machine
 from kmem.machine.slabinfo import SlabinfoRow
 from kmem.mm.refusal import refusal
-from kmem.mm.slab_common import CacheGeometry, geometry_from_sizes
+from kmem.mm.slab_common import CacheGeometry, geometry_from_sizes, kmem_cache_open
+from kmem.mm.slub_debug import SlubDebug
 from kmem.replay.engine import UNNAMED, ReplayEngine
 from kmem.replay.frames import FrameMoment, most_moments
 from kmem.replay.infer import Survey, architecture, infer_description, survey
+from kmem.replay.transform import Transform, Transformer
 from kmem.trace.events import EventBatch
 from kmem.trace.reader import TraceReader, TraceStats, open_trace
 
@@ -43,6 +46,8 @@ _NR_ORDERS = 11
 _NR_TYPES = 6
 _MOST_FALLBACKS = 1 << 16
 _MM_PAGE_ALLOC = 7
+_MAY_SLEEP = 0x400  #: __GFP_DIRECT_RECLAIM
+_ATOMIC = 0x220  #: __GFP_HIGH, __GFP_ATOMIC
 
 T = TypeVar("T")
 Progress = Callable[[int, int | None], None]
@@ -139,6 +144,17 @@ class Replay:
         :data:`kmem.mm.tracepoint.TRACE_DTYPE`.
     reader : TraceReader
         For the strings behind the codes.
+    atomic_failures : int
+        How many of the failures are of GFP_ATOMIC, which may not sleep but
+        dip into the reserves. Of the others, most would reclaim memory first.
+    transformer : Transformer or None
+        What was changed about the trace, and what came of it.
+    reserve : callable or None
+        Asked when a request is refused whether a memory pool serves it.
+    nr_reserved : int
+        Refused requests that a memory pool has served or would have.
+    slab_orders : mapping of str to int
+        Orders that the slabs of caches shall have.
     """
 
     machine: Machine
@@ -158,6 +174,11 @@ class Replay:
     slabinfo: Mapping[str, SlabinfoRow] = field(default_factory=dict)
     first_ns: int = 0
     last_ns: int = 0
+    atomic_failures: int = 0
+    transformer: Transformer | None = None
+    reserve: Callable[[], bool] | None = None
+    nr_reserved: int = 0
+    slab_orders: Mapping[str, int] = field(default_factory=dict)
     _by_name: dict[str, int] = field(default_factory=dict)
     _by_site: dict[tuple[int, int, int], int] = field(default_factory=dict)
     _by_size: dict[tuple[int, int], int] = field(default_factory=dict)
@@ -176,7 +197,8 @@ class Replay:
             self._by_name[geometry.name] = index
         self.engine.reserve(1, 1, 1 + max(machine.slub.geometries, default=0))
         for batch in self.reader:
-            self._feed(batch)
+            for piece in self.transformer.pieces(batch) if self.transformer is not None else (batch,):
+                self._feed(piece)
             if sum(map(len, taken)) < _MOST_FALLBACKS:
                 taken.append(machine.trace.drain())
             if progress is not None:
@@ -188,8 +210,14 @@ class Replay:
         if self.keep_frames:
             self._take_moment()
         self.stats = self.reader.stats
+        if self.transformer is not None:
+            self.notes += [
+                f"the trace has no requests at {site} that could be changed" for site in self.transformer.unmatched()
+            ]
 
     def _feed(self, batch: EventBatch) -> None:
+        if not len(batch):
+            return
         strings = batch.strings
         self.engine.reserve(len(strings.call_sites) + 1, len(strings.caches) + 1, 0)
         if not self.engine.nr_events and len(batch):
@@ -263,6 +291,19 @@ class Replay:
         self._by_site[site, bytes_req, bytes_alloc] = cache
         return cache
 
+    def cache_of(self, site: int, bytes_req: int, bytes_alloc: int, name: int) -> str:
+        """Name of the cache that a request would go to by what is known now, empty if by nothing."""
+        strings = self.reader.strings
+        if name != UNNAMED:
+            return strings.caches[name]
+        index = self._by_site.get((site, bytes_req, bytes_alloc))
+        if index is None:
+            learned = self.survey.cache_names.get((strings.call_sites[site], bytes_req, bytes_alloc))
+            if learned is not None:
+                return learned
+            index = self._by_size.get((bytes_req, bytes_alloc))
+        return self.machine.caches.geometry(index).name if index is not None else ""
+
     def name_cache(
         self, engine: ReplayEngine, cache: int, name: int, site: int, bytes_req: int, bytes_alloc: int
     ) -> int:
@@ -298,10 +339,17 @@ class Replay:
         config = self.machine.caches.list.config
         row = self.slabinfo.get(name)
         order = (row.pagesperslab - 1).bit_length() if row is not None else None
+        order = self.slab_orders.get(name, order)
         word = config.word_bytes
         size = max(-(-max(bytes_alloc, 1) // word) * word, word)
         geometry: CacheGeometry
         try:
+            if config.slub_debug != SlubDebug():
+                # what the options add comes on top of the recorded size
+                align = min(size & -size, config.cache_line_bytes)
+                geometry = kmem_cache_open(name, min(max(bytes_req, 1), size), align, 0, config)
+                if geometry.debug:
+                    return self.machine.caches.add(geometry)
             geometry = geometry_from_sizes(name, min(max(bytes_req, 1), size), size, config, order=order)
         except UsageError:
             # larger than any slab: damaged sizes; the largest object that a slab can hold stands for it
@@ -311,6 +359,13 @@ class Replay:
 
     def failure(self, engine: ReplayEngine, kind: int, order: int, size: int, gfp: int, site: int, cache: int) -> None:
         """Take note of a refused request."""
+        if self.reserve is not None and self.reserve():
+            self.nr_reserved += 1
+            engine.sites_array["failures"][site] -= 1
+            if cache < len(engine.caches_array):
+                engine.caches_array["failures"][cache] -= 1
+            return
+        self.atomic_failures += bool(gfp & _ATOMIC) and not gfp & _MAY_SLEEP
         slub = self.machine.slub
         event = "mm_page_alloc" if kind == _MM_PAGE_ALLOC else "kmalloc" if kind <= 2 else "kmem_cache_alloc"
         name = ""
@@ -353,6 +408,9 @@ def replay(
     knobs: Mapping[str, int | tuple[int, ...]] | None = None,
     slabinfo: Mapping[str, SlabinfoRow] | None = None,
     seed: int = 0,
+    cmdline: str = "",
+    transform: Transform | None = None,
+    slab_orders: Mapping[str, int] | None = None,
     progress: Progress | None = None,
     keep_frames: bool = False,
     **options: Any,
@@ -376,6 +434,12 @@ def replay(
         the slab orders of caches that the trace names.
     seed : int
         Seed of an inferred machine.
+    cmdline : str
+        Kernel command line of an inferred machine.
+    transform : Transform, optional
+        What to change about the trace's requests.
+    slab_orders : mapping, optional
+        Orders that the slabs of caches shall have which the trace names.
     progress : callable, optional
         Called now and then as ``progress(bytes_read, bytes_in_all or None)``;
         where the trace is looked through first, both times count.
@@ -399,7 +463,7 @@ def replay(
     with _readable_twice(path) as (path, name):
         if name:
             options["name"] = name
-        whole = machine is None
+        whole = machine is None or bool(transform)
         assumed: list[str] = []
         notes: list[str] = []
         with open_trace(path, **options) as reader:
@@ -412,9 +476,12 @@ def replay(
                 )
             except InputError as error:
                 raise error.at(file=name or path) from None
-            machine = Machine.boot(description.with_knobs(knobs or {}), seed=seed)
-        elif ram is not None or cpus is not None or knobs:
-            raise UsageError("ram, cpus and knobs are for an inferred machine", remedy="boot the machine with them")
+            description = dataclasses.replace(description, cmdline=cmdline).with_knobs(knobs or {})
+            machine = Machine.boot(description, seed=seed)
+        elif ram is not None or cpus is not None or knobs or cmdline:
+            raise UsageError(
+                "ram, cpus, knobs and cmdline are for an inferred machine", remedy="boot the machine with them"
+            )
         arch, why = architecture(found, digits)
         if arch != machine.arch:
             notes.append(f"the trace was recorded on {arch} ({why}), the machine is {machine.arch}")
@@ -422,7 +489,18 @@ def replay(
         if seen > machine.description.cpus:
             notes.append(f"the trace has {seen} CPUs, the machine {machine.description.cpus}: they share")
         with open_trace(path, **options) as reader:
-            run = Replay(machine, reader, found, assumed, notes=notes, slabinfo=slabinfo or {}, keep_frames=keep_frames)
+            run = Replay(
+                machine,
+                reader,
+                found,
+                assumed,
+                notes=notes,
+                slabinfo=slabinfo or {},
+                slab_orders=slab_orders or {},
+                keep_frames=keep_frames,
+            )
+            if transform:
+                run.transformer = Transformer(transform, run)
             run.run(
                 page_offset=found.page_offset,
                 progress=_second_half(progress) if whole and progress is not None else progress,

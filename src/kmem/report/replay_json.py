@@ -64,6 +64,7 @@ def replay_to_dict(analysis: Analysis, *, source: str) -> dict[str, Any]:
         "requests": r.requests,
         "frees": r.frees,
         "failures": r.failures,
+        "atomic_failures": r.atomic_failures,
         "failed_in_trace": r.failed_in_trace,
         "unknown_frees": r.unknown_frees,
         "unknown_object_frees": r.unknown_object_frees,
@@ -86,6 +87,7 @@ def replay_to_dict(analysis: Analysis, *, source: str) -> dict[str, Any]:
         "call_sites": [_usage(site) for site in a.call_sites],
         "page_orders": [_pages(usage) for usage in a.page_orders],
         "fallbacks": _fallbacks(a),
+        "changes": dataclasses.asdict(a.changes),
         "samples": _samples(a.timeline.thinned(_MOST_SAMPLES)),
     }
 

@@ -1,0 +1,448 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Sweeps: one or more traces replayed under a grid of settings, on as many machines as there are.
+
+A *cell* is one trace under one combination of settings.  Cells run as tasks of
+Dask's ``distributed``: on workers started here, or on those of a cluster.  The
+process that started the sweep writes each result as it arrives, to a file of
+its own that is renamed into place when it is complete::
+
+    DIR/cells/1f0c...parquet     one row: the settings, and the figures of the replay
+    DIR/results.parquet          all rows of the sweep, written at the end
+
+So whatever is killed, a cell's file is there as a whole or not at all, and the
+same sweep started again computes only the cells whose files are missing.  A
+cell's name is the fingerprint of its trace and settings: changing either makes
+another cell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import glob
+import hashlib
+import importlib
+import itertools
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kmem import __version__
+from kmem.analysis.compare import FIGURES, figures
+from kmem.analysis.summary import analyse
+from kmem.errors import ConfigError, InputError, KmemError, NotSupportedError, UsageError
+from kmem.replay.variant import Variant, canonical
+
+__all__ = ["GOALS", "MAX_CELLS", "Axis", "Cell", "Sweep", "find_traces", "make_grid", "pareto", "run_cell", "sweep"]
+
+MAX_CELLS = 100_000
+#: What a sweep tries to have little of: the Pareto front is taken over these.
+GOALS = ("failures", "peak_used_pages", "peak_slab_bytes", "fallbacks")
+_HEAD_BYTES = 1 << 20
+_RETRIES = 3  #: of a cell whose worker was lost
+_CONNECT_TIMEOUT = "10s"
+
+Axis = tuple[str, tuple[str, ...]]
+Told = Callable[[int, int, int], None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cell:
+    """One replay of a sweep.
+
+    Attributes
+    ----------
+    trace : str
+        Path or URL.
+    base : Variant
+        What all cells have in common.
+    settings : tuple of (str, str)
+        Name and value of each setting that the sweep varies.
+    seed : int
+    key : str
+        Name of its result.
+    """
+
+    trace: str
+    base: Variant
+    settings: tuple[tuple[str, str], ...]
+    seed: int
+    key: str
+
+    @property
+    def variant(self) -> Variant:
+        """What is replayed."""
+        return self.base.with_settings([f"{name}={value}" for name, value in self.settings])
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sweep:
+    """A sweep that has ended.
+
+    Attributes
+    ----------
+    axes : tuple of (str, tuple of str)
+        What was varied.
+    rows : list of dict
+        A row for each cell: ``trace``, a column for each axis, ``error``
+        (empty, or why this machine could not be had), the figures of
+        :data:`kmem.analysis.compare.FIGURES`, and ``pareto``.
+    computed, kept : int
+        Cells computed now, and cells whose results were there.
+    """
+
+    axes: tuple[Axis, ...]
+    rows: list[dict[str, Any]]
+    computed: int
+    kept: int
+
+    def to_arrow(self) -> pa.Table:
+        """Return the rows as a table."""
+        return pa.Table.from_pylist(self.rows)
+
+
+def find_traces(patterns: Sequence[str]) -> list[str]:
+    """Return the traces that paths, patterns and URLs stand for, each once.
+
+    Raises
+    ------
+    InputError
+        If one stands for no file.
+    NotSupportedError
+        If a URL needs a package that is not there.
+    """
+    found: list[str] = []
+    for pattern in patterns:
+        if pattern == "-":
+            raise InputError("a sweep reads its traces many times", file="-", remedy="give a file")
+        if "://" in pattern:
+            found += _remote_files(pattern)
+            continue
+        names = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
+        files = [name for name in names if not Path(name).is_dir()]
+        if not files:
+            raise InputError("no such trace", file=pattern, remedy="give a file, a pattern in quotes, or a URL")
+        found += files
+    return list(dict.fromkeys(found))
+
+
+def _filesystem(url: str) -> tuple[Any, str]:
+    try:
+        fsspec: Any = importlib.import_module("fsspec")
+    except ImportError:
+        raise NotSupportedError(f"{url} needs the package fsspec", remedy="pip install 'kmem[sweep]'") from None
+    try:
+        system, path = fsspec.core.url_to_fs(url)
+        return system, str(path)
+    except (ImportError, ValueError) as error:
+        raise NotSupportedError(f"{url} cannot be read: {error}", remedy="install what it names") from None
+
+
+def _remote_files(url: str) -> list[str]:
+    system, path = _filesystem(url)
+    try:
+        names = sorted(system.glob(path)) if any(sign in path for sign in "*?[") else [path]
+        if not names or not all(system.exists(name) for name in names):
+            raise InputError("no such trace", file=url, remedy="check the URL")
+    except OSError as error:
+        raise InputError(f"cannot be read: {error}", file=url) from None
+    return [str(system.unstrip_protocol(name)) for name in names]
+
+
+def make_grid(
+    traces: Sequence[str], vary: Sequence[str], *, base: Variant | None = None, seed: int = 0
+) -> tuple[tuple[Axis, ...], list[Cell]]:
+    """Return the axes and the cells of a sweep.
+
+    Parameters
+    ----------
+    traces : sequence of str
+        Paths and URLs; see :func:`find_traces`.
+    vary : sequence of str
+        ``NAME=A,B,C`` for each axis; see :mod:`kmem.replay.variant`. Values
+        with commas of their own are separated by semicolons.
+    base : Variant, optional
+        What all cells have in common.
+    seed : int
+        Seed of every replay.
+
+    Raises
+    ------
+    ConfigError, UsageError
+        If the grid is empty or too large, or a setting is unknown.
+    InputError
+        If a trace cannot be read.
+    """
+    base = base if base is not None else Variant()
+    axes = tuple(_axis(text) for text in vary)
+    names = [name for name, _ in axes]
+    double = next((name for name in names if names.count(name) > 1), None)
+    if double is not None:
+        raise UsageError(f"--vary gives {double} twice", remedy="give all its values at once")
+    if not axes or not traces:
+        raise UsageError("the grid is empty", remedy="give a trace, and at least one --vary NAME=VALUE,VALUE")
+    size = len(traces)
+    for _, values in axes:
+        size *= len(values)
+    if size > MAX_CELLS:
+        raise UsageError(f"a grid of {size:,} cells", remedy=f"{MAX_CELLS:,} are the most; vary less at once")
+    marks = {trace: _fingerprint(trace) for trace in traces}
+    cells = []
+    for trace in traces:
+        for values in itertools.product(*(values for _, values in axes)):
+            settings = tuple(zip(names, values, strict=True))
+            said = repr((__version__, marks[trace], trace, base, sorted(settings), seed))
+            cell = Cell(trace, base, settings, seed, hashlib.sha256(said.encode()).hexdigest()[:24])
+            _ = cell.variant  # a setting that is none is told before anything runs
+            cells.append(cell)
+    return axes, cells
+
+
+def _axis(text: str) -> Axis:
+    name, equals, values = text.partition("=")
+    parts = [part.strip() for part in values.split(";" if ";" in values else ",")]
+    if not equals or not name.strip() or not all(parts):
+        raise UsageError(
+            f"--vary {text}: no values", remedy="write NAME=VALUE,VALUE, as in vm.min_free_kbytes=4096,8192"
+        )
+    return canonical(name), tuple(dict.fromkeys(parts))
+
+
+def _fingerprint(trace: str) -> str:
+    """A mark that another content of the file changes: its size, and its first and last megabyte."""
+    if "://" in trace:
+        system, path = _filesystem(trace)
+        try:
+            return str(system.ukey(path))
+        except (OSError, NotImplementedError) as error:
+            raise InputError(f"cannot be read: {error}", file=trace) from None
+    try:
+        with open(trace, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            digest = hashlib.sha256(file.read(_HEAD_BYTES))
+            file.seek(max(0, size - _HEAD_BYTES))
+            digest.update(file.read(_HEAD_BYTES))
+    except OSError as error:
+        raise InputError(f"cannot be opened: {error.strerror or error}", file=trace) from None
+    return f"{size}:{digest.hexdigest()}"
+
+
+def run_cell(cell: Cell) -> dict[str, Any]:
+    """Replay a cell and return its row; a machine that cannot be had is a row, too."""
+    row: dict[str, Any] = {"trace": cell.trace, **dict(cell.settings)}
+    numbers: dict[str, int | None] = dict.fromkeys(FIGURES)
+    error = ""
+    try:
+        with _local(cell.trace) as path:
+            numbers.update(figures(analyse(cell.variant.replay(path, seed=cell.seed))))
+    except KmemError as refused:
+        error = str(refused)
+    return {**row, "error": error, **numbers}
+
+
+@contextlib.contextmanager
+def _local(trace: str) -> Iterator[str]:
+    """A file with the trace; of a URL, a copy for as long as it is needed."""
+    if "://" not in trace:
+        yield str(Path(trace).resolve())
+        return
+    system, path = _filesystem(trace)
+    with tempfile.TemporaryDirectory(prefix="kmem-") as folder:
+        copy = os.path.join(folder, os.path.basename(path) or "trace")
+        try:
+            system.get_file(path, copy)
+        except OSError as error:
+            raise InputError(f"cannot be read: {error}", file=trace) from None
+        yield copy
+
+
+# Results on disk
+
+
+def _schema(axes: Sequence[Axis]) -> pa.Schema:
+    texts = [("trace", pa.string()), *((name, pa.string()) for name, _ in axes), ("error", pa.string())]
+    return pa.schema([*texts, *((name, pa.int64()) for name in FIGURES)])
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write a table so that the file is there as a whole or not at all.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be written; nothing is left behind.
+    """
+    made = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, made = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+        with os.fdopen(handle, "wb") as file:
+            pq.write_table(table, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(made, path)
+    except OSError as error:
+        if made:
+            with contextlib.suppress(OSError):
+                os.unlink(made)
+        raise ConfigError(
+            f"{path}: cannot be written: {error.strerror or error}",
+            remedy="finished cells are kept: make room, and start the sweep again",
+        ) from None
+
+
+def _read_cell(path: Path, names: Sequence[str]) -> dict[str, Any] | None:
+    """The row of a cell that was finished before, None if there is none that can be read."""
+    try:
+        rows = pq.read_table(path).to_pylist()
+    except (OSError, pa.ArrowException):
+        return None
+    return dict(rows[0]) if len(rows) == 1 and set(names) <= set(rows[0]) else None
+
+
+# Running
+
+
+def sweep(
+    axes: Sequence[Axis],
+    cells: Sequence[Cell],
+    *,
+    output: Path | None = None,
+    workers: int = 2,
+    scheduler: str | None = None,
+    told: Told | None = None,
+) -> Sweep:
+    """Run the cells of a grid that are not finished yet.
+
+    Parameters
+    ----------
+    axes, cells
+        From :func:`make_grid`.
+    output : Path, optional
+        Folder that keeps results; without one an interrupted sweep starts over.
+    workers : int
+        Processes to start here, if there is no `scheduler`.
+    scheduler : str
+        Address of a Dask cluster, as in ``tcp://host:8786``; its workers need
+        kmem, and the traces under the same names.
+    told : callable, optional
+        Called as ``told(finished, kept, all)`` when a cell is finished.
+
+    Raises
+    ------
+    NotSupportedError
+        If ``distributed`` is not installed.
+    ConfigError
+        If the scheduler does not answer, a result cannot be written, or a
+        cell lost its worker again and again. What is finished is kept.
+    """
+    names = _schema(axes).names
+    rows: dict[str, dict[str, Any]] = {}
+    if output is not None:
+        for cell in cells:
+            row = _read_cell(output / "cells" / f"{cell.key}.parquet", names)
+            if row is not None:
+                rows[cell.key] = row
+    kept = len(rows)
+    missing = {cell.key: cell for cell in cells if cell.key not in rows}
+    if told is not None:
+        told(kept, kept, len(cells))
+    if missing:
+        with _client(min(workers, len(missing)), scheduler) as client:
+            for key, row in _results(client, missing):
+                if output is not None:
+                    table = pa.Table.from_pylist([row], schema=_schema(axes))
+                    write_table(table, output / "cells" / f"{key}.parquet")
+                rows[key] = row
+                if told is not None:
+                    told(len(rows), kept, len(cells))
+    ordered = [rows[cell.key] for cell in cells]
+    for row, best in zip(ordered, pareto(ordered), strict=True):
+        row["pareto"] = best
+    if output is not None:
+        schema = _schema(axes).append(pa.field("pareto", pa.bool_()))
+        write_table(pa.Table.from_pylist(ordered, schema=schema), output / "results.parquet")
+    return Sweep(tuple(axes), ordered, len(missing), kept)
+
+
+def _results(client: Any, missing: dict[str, Cell]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Results as they arrive; a cell whose worker is lost is computed by another."""
+    distributed: Any = importlib.import_module("distributed")
+    futures: dict[Any, str] = {
+        client.submit(run_cell, cell, key=f"kmem-{key}", retries=_RETRIES, pure=False): key
+        for key, cell in missing.items()
+    }
+    for future in distributed.as_completed(list(futures)):
+        try:
+            yield futures[future], future.result()
+        except distributed.KilledWorker:
+            cell = missing[futures[future]]
+            said = ", ".join(f"{name}={value}" for name, value in cell.settings)
+            raise ConfigError(
+                f"{cell.trace} with {said}: its workers were lost again and again",
+                remedy="give the workers more memory; finished cells are kept",
+            ) from None
+        future.release()
+
+
+@contextlib.contextmanager
+def _client(workers: int, scheduler: str | None) -> Iterator[Any]:
+    try:
+        dask: Any = importlib.import_module("dask")
+        distributed: Any = importlib.import_module("distributed")
+    except ImportError:
+        raise NotSupportedError("sweeps need the package distributed", remedy="pip install 'kmem[sweep]'") from None
+    if scheduler is not None:
+        try:
+            client = distributed.Client(scheduler, timeout=_CONNECT_TIMEOUT)
+        except (OSError, ValueError, TimeoutError) as error:
+            raise ConfigError(
+                f"no scheduler answers at {scheduler}: {str(error) or type(error).__name__}",
+                remedy="give its address, as in tcp://host:8786",
+            ) from None
+        with client:
+            yield client
+        return
+    options = {"distributed.scheduler.allowed-failures": _RETRIES, "distributed.admin.log-format": "%(message)s"}
+    with (
+        dask.config.set(options),
+        distributed.LocalCluster(
+            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=50
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
+
+
+def pareto(rows: Sequence[dict[str, Any]]) -> list[bool]:
+    """Say of each row whether no other of its trace and load is as good in all goals and better in one.
+
+    Notes
+    -----
+    Complexity: O(rows squared), for each trace.
+    """
+    best = []
+    for row in rows:
+        mine = _goals(row)
+        rivals = (_goals(other) for other in rows if _load(other) == _load(row))
+        best.append(mine is not None and not any(its is not None and _better(its, mine) for its in rivals))
+    return best
+
+
+def _load(row: dict[str, Any]) -> tuple[object, ...]:
+    """What a row has to carry: less of it is no better setting."""
+    names = sorted(name for name in row if name.partition(".")[0] in ("scale_load", "drop", "resize"))
+    return (row["trace"], *(row[name] for name in names))
+
+
+def _goals(row: dict[str, Any]) -> tuple[int, ...] | None:
+    return None if row["error"] else tuple(row[goal] for goal in GOALS)
+
+
+def _better(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    return one != other and all(a <= b for a, b in zip(one, other, strict=True))

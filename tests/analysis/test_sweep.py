@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Sweeps: the grid, results on disk, lost workers, and a sweep that was killed and goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from tests.replay.made_traces import exhausted
+
+from kmem.analysis.compare import FIGURES
+from kmem.analysis.sweep import Cell, find_traces, make_grid, pareto, run_cell, sweep
+from kmem.cli import main
+from kmem.errors import KmemError
+
+pytest.importorskip("distributed")
+
+DATA = Path(__file__).parent.parent / "data"
+BOOT = str(DATA / "boot.trace.txt.gz")
+# 24 settings
+VARY = ("vm.min_free_kbytes=1024,4096,8192", "slub_max_order=0,1,3", "scale_load=1,2")
+GRID = (*VARY, "cpus=1,2")
+
+
+def in_folder(folder: Path) -> set[str]:
+    return {path.stem for path in folder.glob("cells/*.parquet")}
+
+
+def test_the_grid_has_every_combination_once() -> None:
+    axes, cells = make_grid([BOOT], ["RAM=1G,2G,1G", "slub-max-order=0,3", "min_free_kbytes=4096"])
+    assert axes == (("ram", ("1G", "2G")), ("slub_max_order", ("0", "3")), ("vm.min_free_kbytes", ("4096",)))
+    assert len(cells) == len({cell.key for cell in cells}) == 4
+    assert cells[1].variant.cmdline == "slub_max_order=3"
+    (again, *_) = make_grid([BOOT], ["RAM=1G,2G,1G", "slub-max-order=0,3", "min_free_kbytes=4096"])[1]
+    assert again.key == cells[0].key
+
+
+def test_another_content_of_a_trace_is_another_cell(tmp_path: Path) -> None:
+    trace = exhausted(tmp_path / "t.txt", pages=10, burst=1)
+    before = make_grid([str(trace)], ["cpus=1"])[1][0].key
+    exhausted(trace, pages=10, burst=2)
+    assert make_grid([str(trace)], ["cpus=1"])[1][0].key != before
+
+
+def test_a_worker_killed_midway_costs_no_cell(tmp_path: Path) -> None:
+    from distributed import LocalCluster
+
+    traces = [BOOT, str(DATA / "traces/hashed.trace.txt.gz")]
+    axes, cells = make_grid(traces, GRID)
+    assert len(cells) == 2 * 36
+    cells = [cell for cell in cells if ("slub_max_order", "1") not in cell.settings]
+    assert len(cells) == 2 * 24
+    killed: list[int] = []
+    with (
+        warnings.catch_warnings(),
+        LocalCluster(  # type: ignore[no-untyped-call]
+            n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50
+        ) as cluster,
+    ):
+        warnings.simplefilter("ignore")
+
+        def told(finished: int, kept: int, whole: int) -> None:
+            if finished == 10 and not killed:
+                killed.append(cluster.workers[0].pid)
+                os.kill(killed[0], signal.SIGKILL)
+
+        done = sweep(axes, cells, output=tmp_path / "out", scheduler=cluster.scheduler_address, told=told)
+    assert killed
+    assert (done.computed, done.kept) == (48, 0)
+    assert in_folder(tmp_path / "out") == {cell.key for cell in cells}
+    assert [row["error"] for row in done.rows] == [""] * 48
+    # what came over the cluster is what a replay here gives
+    for cell, row in list(zip(cells, done.rows, strict=True))[::17]:
+        assert {**run_cell(cell), "pareto": row["pareto"]} == row
+    table = pq.read_table(tmp_path / "out/results.parquet")
+    assert table.num_rows == 48
+    assert set(FIGURES) < set(table.column_names)
+
+
+def test_a_killed_sweep_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    args = ["sweep", BOOT, *(part for text in VARY for part in ("--vary", text)), "-o", str(out)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kmem", *args], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 60
+    while len(in_folder(out)) < 3 and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    before = {key: (out / f"cells/{key}.parquet").stat().st_mtime_ns for key in in_folder(out)}
+    assert len(before) >= 3
+    for path in out.glob("cells/*.parquet"):  # none half-written
+        assert pq.read_table(path).num_rows == 1
+    (out / "results.parquet").unlink(missing_ok=True)
+    one = sorted(before)[0]
+    (out / f"cells/{one}.parquet").write_bytes(b"PAR1 damaged")  # is computed again
+    assert main([*args, "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert (done["computed"], done["kept"]) == (18 - len(before) + 1, len(before) - 1)
+    after = {key: (out / f"cells/{key}.parquet").stat().st_mtime_ns for key in in_folder(out)}
+    assert len(after) == 18
+    assert all(after[key] == stamp for key, stamp in before.items() if key != one)
+    # once more: nothing to do, and no workers are started for it
+    assert main(args) == 0
+    text = capsys.readouterr().out
+    assert "18 cells: 0 computed, 18 kept from before" in text
+    assert "no other setting is better" in text
+
+
+def test_a_machine_that_cannot_boot_is_a_row() -> None:
+    (cell,) = make_grid([BOOT], ["ram=20M"])[1]
+    row = run_cell(cell)
+    assert "needs 76 MiB" in row["error"]
+    assert row["failures"] is None
+    assert pareto([row]) == [False]
+
+
+def test_the_front_is_what_nothing_else_beats() -> None:
+    def row(failures: int, pages: int, trace: str = "a", load: str = "1") -> dict[str, object]:
+        figures = {"failures": failures, "peak_used_pages": pages, "peak_slab_bytes": 0, "fallbacks": 0}
+        return {"trace": trace, "scale_load": load, "error": "", **figures}
+
+    rows = [row(0, 9), row(5, 5), row(5, 6), row(9, 1), row(9, 9), row(9, 9, "b"), row(9, 9, "a", "2")]
+    assert pareto(rows) == [True, True, False, True, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ([BOOT], "the grid is empty"),
+        ([BOOT, "--vary", "cpus="], "no values"),
+        ([BOOT, "--vary", "cpus"], "no values"),
+        ([BOOT, "--vary", "cpus=1,,2"], "no values"),
+        ([BOOT, "--vary", "vm.swappines=1,2"], "unknown sysctl"),
+        ([BOOT, "--vary", "frobnicate=1,2"], "unknown setting 'frobnicate'"),
+        ([BOOT, "--vary", "cpus=1,x"], "whole number"),
+        ([BOOT, "--vary", "cpus=1", "--vary", "cpus=2"], "twice"),
+        ([BOOT, "--vary", "vm.min_free_kbytes=" + ",".join(map(str, range(100_001)))], "a grid of 100,001 cells"),
+        (["no/such/*.gz", "--vary", "cpus=1,2"], "no such trace"),
+        (["-", "--vary", "cpus=1,2"], "give a file"),
+        (["nope://bucket/x", "--vary", "cpus=1,2"], "cannot be read"),
+        ([BOOT, "--machine", "sparc", "--vary", "cpus=1,2"], "no machine 'sparc'"),
+        ([BOOT, "--vary", "cpus=1,2", "--scheduler", "nonsense:::"], "no scheduler answers"),
+        ([BOOT, "--vary", "cpus=1,2", "--scheduler", "tcp://127.0.0.1:1"], "no scheduler answers"),
+    ],
+)
+def test_sweeps_that_cannot_be(
+    args: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kmem.analysis.sweep._CONNECT_TIMEOUT", "300ms")
+    assert main(["sweep", *args]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert said in shown.err
+    assert shown.err.count("\n") == 1
+
+
+def test_no_distributed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    assert main(["sweep", BOOT, "--vary", "cpus=1,2"]) == 2
+    assert "pip install 'kmem[sweep]'" in capsys.readouterr().err
+
+
+def test_a_full_disk_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    axes, cells = make_grid([BOOT], ["cpus=1,2,3,4"])
+    written: list[Path] = []
+    real = os.replace
+
+    def replace(source: str, target: Path) -> None:
+        if len(written) == 2:
+            raise OSError(28, "No space left on device")
+        real(source, target)
+        written.append(Path(target))
+
+    def results(client: object, missing: dict[str, Cell]) -> object:
+        return ((key, run_cell(cell)) for key, cell in missing.items())
+
+    monkeypatch.setattr("kmem.analysis.sweep._results", results)
+    monkeypatch.setattr("os.replace", replace)
+    with pytest.raises(KmemError, match=r"No space left on device; finished cells are kept"):
+        sweep(axes, cells, output=tmp_path, workers=1)
+    assert sorted(tmp_path.rglob("*.parquet")) == sorted(written)
+    assert [path for path in tmp_path.rglob("*") if path.name.startswith(".part")] == []
+
+
+def test_a_folder_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").write_text("")
+    assert main(["sweep", BOOT, "--vary", "cpus=1", "-o", str(tmp_path / "out")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_traces_by_pattern_and_url(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt"):
+        exhausted(tmp_path / name, pages=10, burst=1)
+    assert find_traces([f"{tmp_path}/*.txt", f"{tmp_path}/a.txt"]) == [f"{tmp_path}/a.txt", f"{tmp_path}/b.txt"]
+    pytest.importorskip("fsspec")
+    urls = find_traces([f"file://{tmp_path}/*.txt"])
+    assert len(urls) == 2
+    (cell,) = make_grid(urls[:1], ["ram=128M"])[1]
+    here = make_grid([f"{tmp_path}/a.txt"], ["ram=128M"])[1][0]
+    assert {**run_cell(cell), "trace": ""} == {**run_cell(here), "trace": ""}
