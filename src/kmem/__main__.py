@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """``python -m kmem`` is the ``kmem`` program."""
 
-import sys
-
-from kmem.cli import main
+from kmem.cli import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -174,7 +174,7 @@ def damage(folder: Path, how: str) -> str:
     header = folder / "events" / "header_page"
     if how == "no pages":
         shutil.rmtree(folder / "per_cpu")
-        return "no folder with per_cpu/cpuN/trace_pipe_raw"
+        return "cannot be opened: a folder without per_cpu/cpuN/trace_pipe_raw"
     if how == "empty pages":
         raw.write_bytes(b"")
         return "trace_pipe_raw are empty"

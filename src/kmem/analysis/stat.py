@@ -17,17 +17,19 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from queue import SimpleQueue
 from threading import Semaphore, Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kmem.analysis.stat_count import STEPS, StatCounter
-from kmem.analysis.stat_filter import EventFilter
 from kmem.profile import REFERENCE
 from kmem.trace.events import EventBatch
 from kmem.trace.reader import TraceReader, TraceStats
 from kmem.trace.symbols import Symbols
+
+if TYPE_CHECKING:
+    from kmem.analysis.stat_filter import EventFilter
 
 __all__ = ["AddressRow", "LiveRow", "PageRow", "SlabRow", "SlabTotals", "Stat", "collect", "sort_rows"]
 

@@ -8,8 +8,9 @@ so that ``kmem --help`` and completion stay fast.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
-__all__ = ["main"]
+__all__ = ["main", "program"]
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -37,3 +38,27 @@ def main(args: Sequence[str] | None = None) -> int:
     from kmem.cli.app import run
 
     return run(args)
+
+
+def program() -> NoReturn:
+    """Run the command line as a process of its own, and end it.
+
+    Once everything is written and what was registered for the end is done, the
+    process ends at once: taking the interpreter and its modules apart takes
+    longer than many a command's work.
+    """
+    import atexit
+    import contextlib
+    import os
+    import sys
+    import threading
+
+    status = main()
+    if any(not each.daemon for each in threading.enumerate() if each is not threading.main_thread()):
+        sys.exit(status)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        # None or closed: what a shell's >&- leaves
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(status)

@@ -12,7 +12,6 @@ import contextlib
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 
 import click
@@ -108,6 +107,12 @@ def _complain(text: str) -> None:
         sys.stderr.flush()
 
 
+def _print_traceback() -> None:
+    import traceback  # rarely wanted, and slow to import
+
+    traceback.print_exc()
+
+
 def _usage(error: click.ClickException) -> str:
     text = error.format_message()
     context = getattr(error, "ctx", None)
@@ -164,17 +169,17 @@ def run(args: Sequence[str] | None = None) -> int:
         return EXIT_BAD_INPUT
     except KmemError as error:
         if debug:
-            traceback.print_exc()
+            _print_traceback()
         _complain(str(error))
         return error.exit_code
     except OSError as error:
         if debug:
-            traceback.print_exc()
+            _print_traceback()
         where = f"{error.filename}: " if error.filename else ""
         _complain(f"{where}{error.strerror or error}")
         return EXIT_BAD_INPUT
     except Exception as error:
         if debug:
-            traceback.print_exc()
+            _print_traceback()
         _complain(f"internal error: {type(error).__name__}: {error}; KMEM_DEBUG=1 shows the traceback")
         return EXIT_BAD_INPUT

@@ -69,7 +69,6 @@ def command(
     copied from tracefs, with per_cpu/cpuN/trace_pipe_raw and the formats of the events.
     """
     from kmem.analysis.stat import collect, sort_names
-    from kmem.analysis.stat_filter import parse_filter, parse_window
     from kmem.report.stat import StatView, report_stat, stat_to_dict
     from kmem.trace.reader import open_trace
 
@@ -79,8 +78,12 @@ def command(
             raise UsageError(f"cannot sort by {key!r}", remedy=f"one of {', '.join(sort_names())}")
     if folded and as_json:
         raise UsageError("--folded and --json contradict each other", remedy="give one of them")
-    limits = parse_window(window) if window is not None else None
-    wanted = parse_filter(condition) if condition is not None else None
+    limits = wanted = None
+    if window is not None or condition is not None:
+        from kmem.analysis.stat_filter import parse_filter, parse_window
+
+        limits = parse_window(window) if window is not None else None
+        wanted = parse_filter(condition) if condition is not None else None
     with open_trace(trace, kallsyms=kallsyms, stacks=True, batch_events=_BATCH_EVENTS) as reader:
         stat = collect(reader, window=limits, wanted=wanted, addresses=alloc, stacks=True)
     if folded:

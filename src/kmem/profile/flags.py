@@ -11,7 +11,6 @@ lib/vsprintf.c:format_flags @6.1.192
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 
 from kmem.errors import UsageError
@@ -102,6 +101,8 @@ def _number(word: str, names: Mapping[str, int], what: str, bits: int) -> int:
     try:
         number = int(word, 0)
     except ValueError:
+        import difflib  # only for mistakes
+
         near = difflib.get_close_matches(word, names, n=1)
         remedy = f"did you mean {near[0]}?" if near else "give flag names joined by |, or a number such as 0xcc0"
         raise UsageError(f"unknown {what} {word[:60]!r}", remedy=remedy) from None

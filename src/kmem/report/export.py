@@ -11,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
+from heapq import nlargest
+from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,6 +29,14 @@ __all__ = ["FORMATS", "convert", "format_of"]
 MOST_SAMPLES = 4096
 _MOST_INSTANTS = 20_000
 _MOST_CACHES = 40
+# plain numbers: a comparison with a member of an enumeration costs as much as the rest of an event
+_FAILED = int(EventFlag.FAILED)
+_LAST_KMALLOC = int(Event.KMALLOC_NODE)
+_LAST_SLAB_ALLOC = int(Event.KMEM_CACHE_ALLOC_NODE)
+_SLAB_FREES = (int(Event.KFREE), int(Event.KMEM_CACHE_FREE))
+_PAGE_ALLOC = int(Event.MM_PAGE_ALLOC)
+_PAGE_FREE = int(Event.MM_PAGE_FREE)
+_RARE = (int(Event.MM_PAGE_ALLOC_EXTFRAG), int(Event.LOST))
 
 #: Formats by the ending of a file's name.
 FORMATS = {
@@ -136,7 +146,7 @@ class _Perfetto:
         self.reader = reader
         self.first_ns = 0
         self.pages = 0
-        self.bytes_by_cache: Counter[str] = Counter()
+        self.bytes_by_cache: defaultdict[str, int] = defaultdict(int)
         self.live: dict[int, tuple[str, int]] = {}
         self.blocks: dict[int, int] = {}
         self.samples: list[tuple[int, int, dict[str, int]]] = []
@@ -149,35 +159,42 @@ class _Perfetto:
         if not self.seen and len(batch):
             self.first_ns = int(batch.time_ns[0])
         caches, sites = batch.strings.caches, batch.strings.call_sites
-        columns = (batch.event, batch.target, batch.bytes_alloc, batch.cache, batch.order, batch.flags, batch.time_ns)
-        for i, (event, target, size, cache, order, flags, time) in enumerate(
+        live, blocks, by_cache = self.live, self.blocks, self.bytes_by_cache
+        columns = (batch.event, batch.target, batch.bytes_alloc, batch.cache, batch.order, batch.flags)
+        names = {code: caches[code] for code in np.unique(batch.cache).tolist()}
+        next_sample = self.interval - self.seen % self.interval
+        for i, (event, target, size, cache, order, flags) in enumerate(
             zip(*(np.asarray(column).tolist() for column in columns), strict=True)
         ):
-            failed = flags & EventFlag.FAILED
-            if event <= Event.KMEM_CACHE_ALLOC_NODE and not failed:
-                name = caches[cache] or ("kmalloc" if event <= Event.KMALLOC_NODE else f"{size} bytes")
-                old = self.live.get(target)
+            failed = flags & _FAILED
+            if event <= _LAST_SLAB_ALLOC and not failed:
+                name = names[cache] or ("kmalloc" if event <= _LAST_KMALLOC else f"{size} bytes")
+                old = live.get(target)
                 if old is not None:
-                    self.bytes_by_cache[old[0]] -= old[1]
-                self.live[target] = name, size
-                self.bytes_by_cache[name] += size
-            elif event in (Event.KFREE, Event.KMEM_CACHE_FREE):
-                old = self.live.pop(target, None)
+                    by_cache[old[0]] -= old[1]
+                live[target] = name, size
+                by_cache[name] += size
+            elif event in _SLAB_FREES:
+                old = live.pop(target, None)
                 if old is not None:
-                    self.bytes_by_cache[old[0]] -= old[1]
-            elif event == Event.MM_PAGE_ALLOC and not failed:
-                self.pages += (1 << order) - self.blocks.get(target, 0)
-                self.blocks[target] = 1 << order
-            elif event == Event.MM_PAGE_FREE:
-                self.pages -= self.blocks.pop(target, 0)
-            if failed or event in (Event.MM_PAGE_ALLOC_EXTFRAG, Event.LOST):
+                    by_cache[old[0]] -= old[1]
+            elif event == _PAGE_ALLOC and not failed:
+                self.pages += (1 << order) - blocks.get(target, 0)
+                blocks[target] = 1 << order
+            elif event == _PAGE_FREE:
+                self.pages -= blocks.pop(target, 0)
+            if failed or event in _RARE:
                 self._instant(batch, i, bool(failed), sites)
             self.seen += 1
-            if self.seen % self.interval == 0:
-                self._sample(time)
+            next_sample -= 1
+            if not next_sample:
+                self._sample(int(batch.time_ns[i]))
+                next_sample = self.interval - self.seen % self.interval
 
     def _sample(self, time: int) -> None:
-        self.samples.append((time, self.pages, dict(self.bytes_by_cache.most_common(_MOST_CACHES))))
+        self.samples.append(
+            (time, self.pages, dict(nlargest(_MOST_CACHES, self.bytes_by_cache.items(), key=itemgetter(1))))
+        )
         if len(self.samples) >= MOST_SAMPLES:
             del self.samples[1::2]
             self.interval *= 2

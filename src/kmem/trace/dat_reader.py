@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from kmem.errors import InputError
 from kmem.profile import Profile
 from kmem.trace.binary_reader import BinaryReader
 from kmem.trace.dat_file import DatFile
 from kmem.trace.mapped_file import MappedFile
-from kmem.trace.raw_folder import RawFolder
 from kmem.trace.scan_ring import DONE, FULL, RingScanner
 from kmem.trace.symbols import Symbols
+
+if TYPE_CHECKING:
+    from kmem.trace.raw_folder import RawFolder
 
 __all__ = ["DatReader", "RawReader"]
 

@@ -14,7 +14,6 @@ import contextlib
 import mmap
 import os
 import struct
-import tempfile
 from collections.abc import Iterable
 from typing import IO
 
@@ -75,6 +74,8 @@ class MappedFile:
             Size of the packed file that the stream comes from: what unpacks to
             more than 256 times as much (and more than 4 GiB) is refused.
         """
+        import tempfile  # only what is packed or piped needs it
+
         most = max(_MOST_SPOOLED, _MOST_RATIO * stored_bytes) if stored_bytes is not None else None
         file = tempfile.TemporaryFile(prefix="kmem-")  # noqa: SIM115  closed by close()
         try:

@@ -100,7 +100,9 @@ class RawFolder:
         self._root = path if (path / "events").is_dir() or (path / "per_cpu").is_dir() else path.absolute().parent
         if not cpus or len(cpus) > _MOST_CPUS:
             raise InputError(
-                "no folder with per_cpu/cpuN/trace_pipe_raw" if not cpus else f"{len(cpus)} CPUs cannot be right",
+                "cannot be opened: a folder without per_cpu/cpuN/trace_pipe_raw"
+                if not cpus
+                else f"{len(cpus)} CPUs cannot be right",
                 file=self.name,
                 remedy="name a trace file inside it",
             )

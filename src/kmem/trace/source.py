@@ -7,14 +7,10 @@ to there, and a note.  Memory is bounded whatever a file claims to hold.
 
 from __future__ import annotations
 
-import lzma
 import os
 import sys
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import IO, Any
-
-import zstandard
 
 from kmem.errors import InputError
 
@@ -35,11 +31,20 @@ _OTHER_MAGIC = {
 #: How binary recordings begin, which are mapped and not read as a stream.
 BINARY_MAGIC = (b"\x17\x08\x44tracing", b"PERFILE2", b"2ELIFREP")
 
-_NEW: dict[str, Callable[[], Any]] = {
-    "gzip": lambda: zlib.decompressobj(wbits=31),
-    "zstd": lambda: zstandard.ZstdDecompressor().decompressobj(),
-    "xz": lambda: lzma.LZMADecompressor(memlimit=1 << 28),
-}
+
+def _unpacker(kind: str) -> tuple[Any, tuple[type[Exception], ...]]:
+    """An object that unpacks, and its errors; what a file does not need is not imported."""
+    if kind == "gzip":
+        import zlib
+
+        return zlib.decompressobj(wbits=31), (zlib.error, EOFError)
+    if kind == "zstd":
+        import zstandard
+
+        return zstandard.ZstdDecompressor().decompressobj(), (zstandard.ZstdError, EOFError)
+    import lzma
+
+    return lzma.LZMADecompressor(memlimit=1 << 28), (lzma.LZMAError, EOFError)
 
 
 class ByteSource:
@@ -140,7 +145,7 @@ class ByteSource:
         if not self.compression:
             yield from self._raw()
             return
-        unpack = _NEW[self.compression]()
+        unpack, errors = _unpacker(self.compression)
         offset = text_bytes = 0
         started = True
         step = _COMPRESSED_STEP[self.compression]
@@ -156,7 +161,7 @@ class ByteSource:
                         for piece in _pieces(self.compression, unpack, data):
                             text_bytes += len(piece)
                             yield piece
-                    except (zlib.error, lzma.LZMAError, zstandard.ZstdError, EOFError):
+                    except errors:
                         # A checksum stands at the end: the damage may lie anywhere before the place where it shows.
                         end = offset + len(data)
                         self.note = (
@@ -168,7 +173,7 @@ class ByteSource:
                     offset += len(data) - len(rest)
                     data = rest
                     if unpack.eof:
-                        unpack = _NEW[self.compression]()
+                        unpack, errors = _unpacker(self.compression)
                         started = False
         if started and not self.note:
             self.note = f"the {self.compression} data is cut off at byte {offset}"
