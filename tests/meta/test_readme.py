@@ -14,6 +14,7 @@ from kmem.cli import app, main
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 EXAMPLE = (ROOT / "docs/replay-example.md").read_text()
+SWEEP = (ROOT / "docs/sweep.md").read_text()
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -23,7 +24,7 @@ def blocks(language: str, text: str = README) -> list[str]:
 def console_runs() -> list[tuple[str, str]]:
     """Commands of the console blocks, each with the output shown under it."""
     runs = []
-    for block in blocks("console") + blocks("console", EXAMPLE):
+    for block in blocks("console") + blocks("console", EXAMPLE) + blocks("console", SWEEP):
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             command, _, output = part.partition("\n")
             runs.append((command, output))
