@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from kmem.analysis.fragmentation import extfrag_for_order, fragmentation_index, unusable_free_index
 from kmem.analysis.timeline import Timeline, timeline
-from kmem.analysis.usage import CacheUsage, PageUsage, Usage, cache_usage, page_usage, site_usage
+from kmem.analysis.usage import CacheUsage, PageUsage, Usage, cache_usage, page_usage, site_usage, to_arrow
+from kmem.machine.table import Table
 from kmem.machine.views import MachineView
 from kmem.mm.page import KIND_NAMES
 from kmem.profile import REFERENCE
@@ -350,6 +351,28 @@ class Analysis:
     timeline: Timeline
     view: MachineView
     changes: Changes = Changes()
+
+    def tables(self) -> dict[str, Table]:
+        """Return every table of the analysis by name, for data frames.
+
+        ``call_sites``, ``caches``, ``page_orders``, ``failures``, ``fallbacks``, ``free_memory`` and
+        ``fragmentation``; each has ``to_arrow()``, ``to_polars()`` and ``to_pandas()``.
+        """
+        return {
+            "call_sites": Table("Call sites", to_arrow(self.call_sites)),
+            "caches": Table("Slab caches", to_arrow(self.caches, CacheUsage)),
+            "page_orders": Table("Pages by order and migrate type", to_arrow(self.page_orders, PageUsage)),
+            "failures": Table("Failures", failures_to_arrow(self.failures)),
+            "fallbacks": Table("Fallbacks", self.fallbacks.to_arrow()),
+            "free_memory": Table("Free memory over time", self.timeline.to_arrow()),
+            "fragmentation": Table("Fragmentation over time", self.timeline.fragmentation_to_arrow()),
+        }
+
+    def _repr_html_(self) -> str:
+        """Return call sites, caches and failures as notebooks show them."""
+        tables = self.tables()
+        shown = ("call_sites", "caches", "failures") if self.failures else ("call_sites", "caches")
+        return "".join(tables[name]._repr_html_() for name in shown)
 
 
 def fallbacks(run: Replay) -> Fallbacks:

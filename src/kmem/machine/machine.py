@@ -17,6 +17,7 @@ import hashlib
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -299,6 +300,11 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
     def __repr__(self) -> str:
         state = " (shut down)" if isinstance(self._booted, _ShutDown) else ""
         return f"<Machine {self.description.name}, {self.description.cpus} CPUs{state}>"
+
+    def _repr_html_(self) -> str:
+        """Return what notebooks show: zones and caches as they are now."""
+        head = f"<p><b>{escape(repr(self))}</b></p>"
+        return head if isinstance(self._booted, _ShutDown) else head + self.view()._repr_html_()
 
     # Where calls run
 

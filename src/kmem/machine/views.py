@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from kmem.machine.table import Table
+
 __all__ = ["CacheView", "IomemRange", "MachineView", "NodeView", "PagesetView", "ZoneView"]
 
 
@@ -177,3 +179,19 @@ class MachineView:
     def zones(self) -> tuple[ZoneView, ...]:
         """All zones of all nodes."""
         return tuple(zone for node in self.nodes for zone in node.zones)
+
+    def zone_table(self) -> Table:
+        """Return the zones with memory, a row each: pages free and managed, watermarks, free blocks by order."""
+        zones = [zone for zone in self.zones if zone.populated]
+        names = ("node", "name", "start_pfn", "managed", "free_pages", "min", "low", "high", "nr_free")
+        return Table.of("Zones, in pages", {name: [getattr(zone, name) for zone in zones] for name in names})
+
+    def cache_table(self) -> Table:
+        """Return the slab caches, a row each, those with most memory first."""
+        caches = sorted(self.caches, key=lambda cache: (-cache.num_slabs * cache.pagesperslab, cache.name))
+        names = ("name", "active_objs", "num_objs", "size_bytes", "objperslab", "pagesperslab", "num_slabs")
+        return Table.of("Slab caches", {name: [getattr(cache, name) for cache in caches] for name in names})
+
+    def _repr_html_(self) -> str:
+        """Return zones and caches as notebooks show them."""
+        return self.zone_table()._repr_html_() + self.cache_table()._repr_html_()

@@ -124,6 +124,9 @@ def _paint(owners: npt.NDArray[np.uint16], heads: npt.NDArray[Any], order: npt.N
     """Give the blocks that start at `heads` their values."""
     for each in np.unique(order).tolist():
         chosen = order == each
+        if not each:
+            owners[heads[chosen]] = value[chosen]
+            continue
         frames = heads[chosen][:, None] + np.arange(1 << each)
         inside = frames[:, -1] < len(owners)
         owners[frames[inside]] = value[chosen][inside][:, None]
@@ -132,11 +135,10 @@ def _paint(owners: npt.NDArray[np.uint16], heads: npt.NDArray[Any], order: npt.N
 def _paint_requests(owners: npt.NDArray[np.uint16], engine: ReplayEngine) -> None:
     """Pages that the trace asked for directly are known by their migrate type."""
     entries = engine.blocks.array
-    entries = entries[entries["kind"] == _PAGES]
-    pfns = (entries["target"] & _TARGET).astype(np.int64)
-    held = pfns < len(owners)
-    entries, pfns = entries[held], pfns[held]
-    _paint(owners, pfns, entries["order"], (4 + np.minimum(entries["cache"], 3)).astype(np.uint16))
+    held = np.flatnonzero(entries["kind"] == _PAGES)
+    pfns = (entries["target"][held] & _TARGET).astype(np.int64)
+    types = np.minimum(entries["cache"][held], 3) + np.uint16(4)
+    _paint(owners, pfns, entries["order"][held], types)
 
 
 def pageblock_types(memmap: MemMap) -> npt.NDArray[np.uint8]:

@@ -26,6 +26,7 @@ import numpy.typing as npt
 from kmem.errors import InputError, UsageError
 from kmem.machine.machine import Machine
 from kmem.machine.slabinfo import SlabinfoRow
+from kmem.machine.table import html_table
 from kmem.mm.refusal import refusal
 from kmem.mm.slab_common import CacheGeometry, geometry_from_sizes, kmem_cache_open
 from kmem.mm.slub_debug import SlubDebug
@@ -185,6 +186,13 @@ class Replay:
     _unnamed: set[int] = field(default_factory=set)
     _interval: int = _FIRST_INTERVAL
     _moment_interval: int = _FIRST_INTERVAL
+
+    def _repr_html_(self) -> str:
+        """Return what notebooks show: how much was replayed, and the machine afterwards."""
+        engine = self.engine
+        counts = ("nr_events", "nr_requests", "nr_frees", "nr_failures", "nr_unknown_frees", "nr_unknown_page_frees")
+        rows = [(name.removeprefix("nr_").replace("_", " "), getattr(engine, name)) for name in counts]
+        return html_table("Replay", ("what", "count"), rows, len(rows)) + self.machine._repr_html_()
 
     def run(self, *, page_offset: int, progress: Progress | None = None) -> None:
         """Replay the whole trace."""

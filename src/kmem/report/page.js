@@ -355,7 +355,8 @@ const WHY = {
 function failures() {
   const list = data.failure_list || [], body = $("failure-body");
   if (!data.failures) { body.append(element("p", "The model refused no request.")); return; }
-  body.append(element("p", `${number(data.failures)} requests were refused.` + (list.length > 100 ? " The first 100:" : "")));
+  const reasons = (data.failures_by_reason || []).slice(0, 8).map(each => `${number(each.count)} of order ${each.order} in zone ${each.zone || "(none)"}: ${each.reason}`);
+  body.append(element("p", `${number(data.failures)} requests were refused (${reasons.join("; ")}).` + (list.length > 100 ? " The first 100:" : "")));
   const scroll = element("div", undefined, "scroll"), table = element("table"), head = element("tr");
   scroll.tabIndex = 0;
   scroll.setAttribute("role", "region");

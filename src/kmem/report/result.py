@@ -155,8 +155,8 @@ def _packed(moments: Sequence[FrameMoment], table: npt.NDArray[np.uint8]) -> lis
         {
             "time_ns": each.time_ns,
             "events": each.events,
-            "frames": base64.b64encode(zlib.compress(table[each.owners].tobytes(), 9)).decode(),
-            "types": base64.b64encode(zlib.compress(each.types.tobytes(), 9)).decode(),
+            "frames": base64.b64encode(zlib.compress(table[each.owners].tobytes())).decode(),
+            "types": base64.b64encode(zlib.compress(each.types.tobytes())).decode(),
         }
         for each in moments
     ]
