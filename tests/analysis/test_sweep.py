@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import json
 import os
 import signal
@@ -170,6 +172,55 @@ def test_no_distributed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     assert "pip install 'kmem[sweep]'" in capsys.readouterr().err
 
 
+def without_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let cells run here, one after the other."""
+
+    def results(client: object, missing: dict[str, Cell]) -> object:
+        return ((key, run_cell(cell)) for key, cell in missing.items())
+
+    monkeypatch.setattr("kmem.analysis.sweep._client", lambda workers, scheduler: contextlib.nullcontext())
+    monkeypatch.setattr("kmem.analysis.sweep._results", results)
+
+
+def test_cells_without_a_result_are_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_workers(monkeypatch)
+    axes, cells = make_grid([BOOT], ["ram=20M,256M"])
+    told: list[tuple[int, int, int]] = []
+    first = sweep(axes, cells, output=tmp_path, told=lambda *numbers: told.append(numbers))
+    assert [bool(row["error"]) for row in first.rows] == [True, False]
+    assert told == [(0, 0, 2), (1, 0, 2), (2, 0, 2)]
+    again = sweep(axes, cells, output=tmp_path)
+    assert (again.computed, again.kept) == (1, 1)
+    assert again.rows == first.rows
+    assert pq.read_table(tmp_path / "results.parquet").to_pylist() == first.rows
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ModuleNotFoundError("No module named 'kmem'"), "workers cannot run kmem"),
+        (concurrent.futures.CancelledError("kmem-1"), "the cluster was lost"),
+        (ConnectionError("gone"), "the cluster was lost"),
+    ],
+)
+def test_a_cluster_that_lets_one_down(
+    error: Exception, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failed:
+        def result(self) -> None:
+            raise error
+
+    class Client:
+        def submit(self, *args: object, **options: object) -> Failed:
+            return Failed()
+
+    axes, cells = make_grid([BOOT], ["ram=256M"])
+    monkeypatch.setattr("kmem.analysis.sweep._client", lambda workers, scheduler: contextlib.nullcontext(Client()))
+    monkeypatch.setattr("distributed.as_completed", iter)
+    with pytest.raises(KmemError, match=said):
+        sweep(axes, cells, output=tmp_path)
+
+
 def test_a_full_disk_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     axes, cells = make_grid([BOOT], ["cpus=1,2,3,4"])
     written: list[Path] = []
@@ -181,10 +232,7 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.
         real(source, target)
         written.append(Path(target))
 
-    def results(client: object, missing: dict[str, Cell]) -> object:
-        return ((key, run_cell(cell)) for key, cell in missing.items())
-
-    monkeypatch.setattr("kmem.analysis.sweep._results", results)
+    without_workers(monkeypatch)
     monkeypatch.setattr("os.replace", replace)
     with pytest.raises(KmemError, match=r"No space left on device; finished cells are kept"):
         sweep(axes, cells, output=tmp_path, workers=1)

@@ -17,6 +17,8 @@ another cell.
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import contextlib
 import dataclasses
 import glob
@@ -24,7 +26,9 @@ import hashlib
 import importlib
 import itertools
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -242,6 +246,8 @@ def run_cell(cell: Cell) -> dict[str, Any]:
             numbers.update(figures(analyse(cell.variant.replay(path, seed=cell.seed))))
     except KmemError as refused:
         error = str(refused)
+    except MemoryError:
+        error = "the worker has too little memory for a model of this machine"
     return {**row, "error": error, **numbers}
 
 
@@ -355,7 +361,8 @@ def sweep(
     if missing:
         with _client(min(workers, len(missing)), scheduler) as client:
             for key, row in _results(client, missing):
-                if output is not None:
+                # what failed is told, and tried again by the next run: a trace may turn up, a worker grow
+                if output is not None and not row["error"]:
                     table = pa.Table.from_pylist([row], schema=_schema(axes))
                     write_table(table, output / "cells" / f"{key}.parquet")
                 rows[key] = row
@@ -387,6 +394,15 @@ def _results(client: Any, missing: dict[str, Cell]) -> Iterator[tuple[str, dict[
                 f"{cell.trace} with {said}: its workers were lost again and again",
                 remedy="give the workers more memory; finished cells are kept",
             ) from None
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(
+                f"the cluster's workers cannot run kmem: {error}", remedy=f"install kmem {__version__} there"
+            ) from None
+        except (asyncio.CancelledError, concurrent.futures.CancelledError, OSError) as error:
+            raise ConfigError(
+                f"the cluster was lost: {str(error) or type(error).__name__}",
+                remedy="finished cells are kept: start the sweep again",
+            ) from None
         future.release()
 
 
@@ -409,14 +425,26 @@ def _client(workers: int, scheduler: str | None) -> Iterator[Any]:
             yield client
         return
     options = {"distributed.scheduler.allowed-failures": _RETRIES, "distributed.admin.log-format": "%(message)s"}
-    with (
-        dask.config.set(options),
-        distributed.LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=50
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        yield client
+    with dask.config.set(options):
+        with _deaf():
+            cluster = distributed.LocalCluster(
+                n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=50
+            )
+        with cluster, distributed.Client(cluster) as client:
+            yield client
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Let processes that are started now ignore the interrupt key: it is for the one that started them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def pareto(rows: Sequence[dict[str, Any]]) -> list[bool]:
