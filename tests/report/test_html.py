@@ -73,6 +73,17 @@ def test_moments_are_bounded_and_begin_and_end_with_the_trace(run: Replay) -> No
     assert 32 <= len(events) <= 64
 
 
+@pytest.mark.parametrize("most", range(8, 90, 3))
+def test_samples_begin_and_end_with_the_trace_whatever_their_number(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kmem.replay.replay.MAX_SAMPLES", most)
+    monkeypatch.setattr("kmem.replay.replay.most_moments", lambda frames: most)
+    run = replay(str(BOOT), keep_frames=True)
+    for kept in (run.samples, run.moments):
+        assert kept[0].events == 0
+        assert kept[-1].events == run.engine.nr_events
+        assert len(kept) <= most
+
+
 def test_a_replay_without_them_has_no_moments() -> None:
     assert replay(str(BOOT)).moments == []
 

@@ -258,10 +258,10 @@ class Replay:
         if self.samples and self.samples[-1].events == sample.events:
             self.samples[-1] = sample
             return
-        self.samples.append(sample)
-        if len(self.samples) >= MAX_SAMPLES:
+        if len(self.samples) >= MAX_SAMPLES:  # before the new one comes, which may be the last
             del self.samples[1::2]
             self._interval *= 2
+        self.samples.append(sample)
 
     def _take_moment(self) -> None:
         """Keep what every frame is used for; drop every second such picture when there are too many."""
