@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """How fast binary recordings are read, and ``kmem stat`` beside ``perf kmem`` on the same file.
 
-usage: bench_binary.py [--events N ...] [--runs N]
+usage: bench_binary.py [--events N ...] [--runs N] [--others]
 
 A perf.data and a trace.dat are synthesised in the shape of real ones: two CPUs,
 rounds as perf writes them, objects of 48 caches and 400 call sites, most of
@@ -191,8 +191,29 @@ def compare(path: Path, runs: int) -> None:
         memory = max(run[2] for run in found[name])
         print(f"  {name:5} {seconds:7.2f} s  {cpu:7.2f} s of CPU  {memory:6.0f} MiB", flush=True)
     if perf:
-        print(f"  perf / kmem: {medians['perf'][0] / medians['kmem'][0]:.2f}", end="")
-        print(f", of CPU: {medians['perf'][1] / medians['kmem'][1]:.2f}", flush=True)
+        pairs = list(zip(found["perf"], found["kmem"], strict=True))
+        for column, what in ((0, "perf / kmem"), (1, "the same in CPU time")):
+            ratios = sorted(one[column] / other[column] for one, other in pairs)
+            print(
+                f"  {what}: median {statistics.median(ratios):.2f}, pairs {ratios[0]:.2f} to {ratios[-1]:.2f}",
+                flush=True,
+            )
+
+
+def others(path: Path, nr_events: int, runs: int) -> None:
+    """Export and replay end to end, start-up included."""
+    with tempfile.TemporaryDirectory() as folder:
+        programs = {
+            "Parquet": ["convert", str(path), f"{folder}/out.parquet"],
+            "Arrow IPC": ["convert", str(path), f"{folder}/out.arrow"],
+            "Perfetto": ["convert", str(path), f"{folder}/out.json"],
+            "replay": ["replay", str(path)],
+        }
+        for name, arguments in programs.items():
+            found = [program([sys.executable, "-m", "kmem", *arguments]) for _ in range(runs)]
+            seconds, cpu, memory = (statistics.median(column) for column in zip(*found, strict=True))
+            speed = f"{nr_events / seconds / 1e6:.2f} M events/s, {nr_events / cpu / 1e6:.2f} in CPU time"
+            print(f"  {name:9} {seconds:7.2f} s  {speed}  {memory:6.0f} MiB", flush=True)
 
 
 def apart(work: Callable[..., None], *arguments: object) -> None:
@@ -209,6 +230,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, nargs="*", default=[1_000_000, 10_000_000])
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--others", action="store_true", help="measure export and replay of the trace.dat, too")
     parser.add_argument("--keep", type=Path, help="folder to keep the recordings in")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -216,6 +238,8 @@ def main() -> None:
         path = folder / "synthetic.trace.dat"
         apart(trace_dat, path, options.events[0])
         apart(reader, "trace.dat", path, options.runs)
+        if options.others:
+            others(path, options.events[0], options.runs)
         for count in options.events:
             path = folder / f"synthetic-{count}.perf.data"
             apart(perf_data, path, count)

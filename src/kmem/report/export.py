@@ -116,7 +116,11 @@ def _parquet(reader: TraceReader, file: IO[bytes], path: Path) -> int:
     import pyarrow.parquet
 
     events = 0
-    with pa.parquet.ParquetWriter(file, event_schema(), compression="zstd", compression_level=1) as writer:
+    schema = event_schema()
+    # times and addresses hardly repeat: a dictionary of them would only be built and thrown away
+    repeating = [name for name in schema.names if name not in ("time_ns", "ptr", "pfn")]
+    options = {"compression": "zstd", "compression_level": 1, "use_dictionary": repeating}
+    with pa.parquet.ParquetWriter(file, schema, **options) as writer:
         for batch in reader:
             writer.write_batch(batch.to_arrow())
             events += len(batch)
