@@ -128,8 +128,11 @@ class NotSupportedError(KmemError):
     """The input is sound, but of a kind that this version does not handle."""
 
 
-class StateError(KmemError, RuntimeError):
+class StateError(KmemError, RuntimeError, ValueError):
     """The modelled machine is not in a state in which the call makes sense.
+
+    It is a ValueError, too: what was passed (a destroyed cache or pool, a machine
+    that is closed, an address that is free) is no value that the call can take.
 
     Raised for a double free, for a frame that was never handed out, for a
     closed machine, and by ``validate()`` when a structure contradicts itself.

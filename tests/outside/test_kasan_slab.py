@@ -184,10 +184,17 @@ def test_kmem_cache_oob(kunit):
 
 def test_kmem_cache_accounted(kunit):
     cache = kmem_cache_create("test_cache", 200, 0, SLAB_ACCOUNT, None)
+    assert cache.flags & SLAB_ACCOUNT
+    objects = []
     for _ in range(5):
-        kmem_cache_free(cache, kmem_cache_alloc(cache, GFP_KERNEL))
+        objects.append(kmem_cache_alloc(cache, GFP_KERNEL))
+        kmem_cache_free(cache, objects[-1])
         kunit.m.kernel.clock.advance(100_000_000)
+    assert None not in objects
+    assert not kmem_cache_shrink(cache)
     kmem_cache_destroy(cache)
+    assert not cache.live
+    assert kunit.reports() == []
 
 
 def test_kmem_cache_bulk(kunit):

@@ -37,6 +37,7 @@ from kmem.machine.process import Process
 from kmem.machine.sched import Sched
 from kmem.machine.task_calls import TaskCalls
 from kmem.machine.views import MachineView
+from kmem.mm.argument import expect
 from kmem.mm.debug_vm import validate_pages
 from kmem.mm.hooks import Hooks
 from kmem.mm.kernel import Kernel, current_kernel, enter_kernel, leave_kernel
@@ -101,7 +102,8 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
     """One machine with its page allocator and slab caches.
 
     Made by :meth:`boot`. As a context manager it is the current machine
-    (:func:`current_machine`) of the block, and is shut down at its end.
+    (:func:`current_machine`) of the block, and is shut down at its end (of
+    blocks in each other, at that of the outermost).
 
     The calls of the kernel's API (:mod:`kmem.linux`) are methods, too, which
     act on this machine whichever is current; see :mod:`kmem.machine.calls`.
@@ -138,6 +140,7 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
     def __init__(self, booted: BootedMemory, seed: int = 0, *, reports: Literal["raise", "log"] = "raise") -> None:
         self._booted = booted
         self._kernel: Kernel | None = None
+        self._depth = 0  # of ``with`` blocks
         self._reports = reports
         self.description = booted.description
         self.zones = booted.system
@@ -188,6 +191,14 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
         reports : {"raise", "log"}
             Whether what the kernel warns of is raised as a :class:`kmem.errors.KernelWarning`
             besides being printed to its log. Oopses and panics are always raised.
+            What an allocator prints while it fails a request, to answer None as the kernel
+            answers NULL, is in the log only, with either setting: "page allocation failure", the
+            WARNING of an order above 10 (``alloc_pages``, ``kmalloc`` of more than 4 MiB), "vmalloc
+            error", "SLUB: Unable to allocate memory", ``kmem_cache_create()`` that failed, injected
+            faults, and what the OOM killer says. Raised are the reports of a caller's fault that do
+            not end in None: sleeping in atomic context, wrong GFP flags for slabs, an object freed to
+            the wrong cache or twice, a slab found damaged, a cache destroyed with objects in use,
+            a bad ``vfree()``, a region for user copies outside the object.
 
         Raises
         ------
@@ -197,6 +208,7 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
         InputError
             If a file cannot be read.
         """
+        _check_boot(ram=(ram, (int, str)), cpus=(cpus, int), nodes=(nodes, int), cmdline=(cmdline, str))
         description = _describe(machine, ram=ram, cpus=cpus, nodes=nodes, cmdline=cmdline)
         if knobs:
             description = description.with_knobs(knobs)
@@ -266,17 +278,22 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
         return Process(self.kernel, name, rlimits=rlimits, privileged=privileged)
 
     def dmesg(self) -> str:
-        """Return the kernel's log as ``dmesg`` prints it."""
-        return self.kernel.printk.dmesg()
+        """Return the kernel's log as ``dmesg`` prints it, after the machine has been shut down, too."""
+        return (self._kernel or self.kernel).printk.dmesg()
 
     def __enter__(self) -> Machine:
         self._check_running()
         enter_kernel(self.kernel)
+        self._depth += 1
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._depth -= 1
+        if self._depth:  # an outer block goes on with the machine
+            leave_kernel(self.kernel)
+            return
         try:
             if error is None and not isinstance(self._booted, _ShutDown):
                 self.sched.finish()
@@ -315,6 +332,10 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
 
     @cpu.setter
     def cpu(self, cpu: int) -> None:
+        try:
+            cpu = operator.index(cpu)
+        except TypeError:
+            raise TypeError(f"the CPU is {type(cpu).__name__}, not a number") from None
         if not 0 <= cpu < self.description.cpus:
             raise UsageError(f"no CPU {cpu}", remedy=f"this machine has CPUs 0 to {self.description.cpus - 1}")
         self.page_alloc.cpu = cpu
@@ -388,6 +409,8 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
         UsageError
             If nothing is mapped there.
         """
+        if not isinstance(kind, type) or not hasattr(kind, "from_buffer"):
+            raise TypeError(f"{kind!r} has no layout: give a ctypes.Structure, Union, array or simple type")
         layout: Any = kind
         instance: T = layout.from_buffer(self.memory(addr, ctypes.sizeof(kind)))
         return instance
@@ -536,6 +559,7 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
             If vmalloc areas, processes or cached pages have come or gone since: what they hold is bytes in memory.
         """
         self._check_running()
+        expect(state, MachineState, "the snapshot")
         if state.description != self.description or len(state.pages) != self.memmap.nr_records:
             raise UsageError("the snapshot is of another machine", remedy="restore it where it was taken")
         _, *areas_and_processes = self._mapped()
@@ -586,6 +610,15 @@ class _ShutDown:
 
     def __getattr__(self, attribute: str) -> Any:
         raise StateError(f"the machine {self._name!r} has been shut down", remedy="boot another one")
+
+
+def _check_boot(**given: tuple[object, type | tuple[type, ...]]) -> None:
+    """Refuse arguments of :meth:`Machine.boot` that are of another type than they can be."""
+    for name, (value, kind) in given.items():
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        if value is not None and not isinstance(value, kinds) and not (int in kinds and hasattr(value, "__index__")):
+            wanted = " or ".join(one.__name__ for one in kinds)
+            raise TypeError(f"{name}={value!r} is {type(value).__name__}, not {wanted}")
 
 
 def _describe(

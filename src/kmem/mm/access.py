@@ -37,9 +37,10 @@ from kmem.mm.vmap import PAGE_SHIFT, PAGE_SIZE
 if TYPE_CHECKING:
     from kmem.mm.kernel import Kernel
 
-__all__ = ["AddressSpace", "memory", "memory_view", "read", "translate", "walk", "write"]
+__all__ = ["AddressSpace", "fill", "memory", "memory_view", "read", "translate", "walk", "write"]
 
 _FAULTS_PER_ACCESS = 8
+_FILL_BYTES = 1 << 20
 
 
 class AddressSpace(Protocol):
@@ -71,10 +72,24 @@ def _address(kernel: Kernel, addr: int | None) -> int:
     """
     if kernel.closed:
         raise StateError("the machine has been shut down", remedy="boot another one")
-    value = 0 if addr is None else operator.index(addr)
+    try:
+        value = 0 if addr is None else operator.index(addr)
+    except TypeError:
+        raise TypeError(f"the address is {type(addr).__name__}, not an integer") from None
     if not 0 <= value <= kernel.ulong_max:
         raise UsageError(f"{value:#x} is no address of {kernel.bits_per_long} bits")
     return value
+
+
+def _size(size: int) -> int:
+    """Return a number of bytes that can be asked for."""
+    try:
+        number = operator.index(size)
+    except TypeError:
+        raise TypeError(f"the size is {type(size).__name__}, not an integer") from None
+    if number < 0:
+        raise UsageError(f"{number} bytes cannot be accessed")
+    return number
 
 
 def _tables(kernel: Kernel, mm: Any) -> PageTable:
@@ -129,9 +144,7 @@ def translate(kernel: Kernel, addr: int, write: bool = False, process: Any = Non
 
 def _pieces(kernel: Kernel, addr: int | None, size: int, write: bool, process: Any) -> list[tuple[int, int]]:
     """Return (physical address, bytes) of a range, pages that lie side by side joined."""
-    addr, size = _address(kernel, addr), operator.index(size)
-    if size < 0:
-        raise UsageError(f"{size} bytes cannot be accessed")
+    addr, size = _address(kernel, addr), _size(size)
     pieces: list[tuple[int, int]] = []
     end = addr + size
     while addr < end:
@@ -178,6 +191,20 @@ def write(kernel: Kernel, addr: int | None, data: Any, process: Any = None) -> N
         place += length
 
 
+def fill(kernel: Kernel, addr: int | None, value: int, size: int) -> None:
+    """Set `size` bytes at an address to `value`, piece by piece: as far as can be written.
+
+    Raises
+    ------
+    SegmentationFault, KernelOops, UsageError
+        As for :func:`translate`, with the first address that cannot be used.
+    """
+    start, size = _address(kernel, addr), _size(size)
+    piece = bytes([value & 0xFF]) * min(size, _FILL_BYTES)
+    for offset in range(0, size, _FILL_BYTES):
+        write(kernel, start + offset, piece[: size - offset])
+
+
 def memory_view(data: Any) -> memoryview:
     """Return anything that is a buffer as bytes.
 
@@ -210,7 +237,7 @@ def memory(kernel: Kernel, addr: int | None, size: int, process: Any = None) -> 
         The frames are scattered, and the host does not map so many pieces; use :func:`read` and :func:`write`. Also
         for device memory.
     """
-    addr = _address(kernel, addr)
+    addr, size = _address(kernel, addr), _size(size)
     ram = kernel.ram
     area = _area_view(kernel, addr, size) if size > PAGE_SIZE else None
     if area is not None:

@@ -71,10 +71,10 @@ def free_block(kernel, pfn, order, function):
         )
     if kernel.page_alloc.pages[pfn].kind == PG_SLAB:
         raise UsageError(f"{function}: frame {pfn:#x} belongs to a slab", remedy="free its objects with kfree()")
+    if order >= MAX_ORDER:
+        raise UsageError(f"{function}: no block of order {order} at frame {pfn:#x}", remedy="the largest order is 10")
     try:
-        kernel.page_alloc.free_pages_order(
-            cython.cast(cython.uint, pfn), cython.cast(cython.uint, min(order, MAX_ORDER))
-        )
+        kernel.page_alloc.free_pages_order(cython.cast(cython.uint, pfn), cython.cast(cython.uint, order))
     except ValueError as error:
         raise UsageError(f"{function}: {error}") from None
     if kernel.watch & WATCH_AIDS:
@@ -347,6 +347,8 @@ def alloc_pages_bulk_list(gfp, nr_pages, list):
 
     Source: include/linux/gfp.h:alloc_pages_bulk_list @6.1.192
     """
+    if not hasattr(list, "insert"):
+        raise TypeError(f"the list is {type(list).__name__}, not a list")
     frames = _bulk(running(), -1, as_gfp(gfp), bad_number(nr_pages, "nr_pages", 0x7FFFFFFF), 0)
     for pfn in frames:
         list.insert(0, Page(pfn))
@@ -359,6 +361,8 @@ def _bulk_array(kernel: Kernel, node, gfp, nr_pages, page_array):
     Source: mm/page_alloc.c:__alloc_pages_bulk @6.1.192
     """
     wanted = bad_number(nr_pages, "nr_pages", 0x7FFFFFFF)
+    if not hasattr(page_array, "extend"):
+        raise TypeError(f"the page array is {type(page_array).__name__}, not a list")
     page_array.extend([None] * (wanted - len(page_array)))
     empty = [place for place in range(wanted) if page_array[place] is None]
     if not empty:

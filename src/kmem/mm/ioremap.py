@@ -14,9 +14,10 @@ In holes below it bytes read back as they were written.
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Final
 
-from kmem.mm.access import read, write
+from kmem.mm.access import fill, read, write
 from kmem.mm.bug import warn_once
 from kmem.mm.callers import caller, stack
 from kmem.mm.gfp import GFP_KERNEL
@@ -260,4 +261,4 @@ def memset_io(addr: int, value: int, count: int) -> None:
 
     Source: arch/x86/lib/iomem.c:memset_io @6.1.192
     """
-    write(current_kernel(), addr, bytes([value & 0xFF]) * _size(count))
+    fill(current_kernel(), addr, operator.index(value), _size(count))

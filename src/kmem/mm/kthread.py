@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from kmem.errors import StateError
+from kmem.mm.argument import expect
 from kmem.mm.kernel import current_kernel
 from kmem.mm.might_sleep import check_may_sleep
 from kmem.mm.sched import scheduler
@@ -74,6 +75,7 @@ def kthread_stop(k: Task) -> Any:
 
     Source: kernel/kthread.c:kthread_stop @6.1.192
     """
+    expect(k, Task, "the thread")
     kernel = current_kernel()
     sched = scheduler(kernel)
     if k is kernel.current:

@@ -542,7 +542,7 @@ def mempool_destroy(pool: KernelMempool | None) -> None:
     """
     if pool is None:
         return
-    pool._check()
+    expect(pool, KernelMempool, "the pool")._check()
     try:
         mempool_exit(pool)
     finally:

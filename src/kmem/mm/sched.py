@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kmem.errors import StateError
+from kmem.mm.argument import expect
 from kmem.mm.kernel import Kernel, current_kernel
 from kmem.mm.task import TASK_IDLE, TASK_INTERRUPTIBLE, TASK_RUNNING, TASK_UNINTERRUPTIBLE, Task
 from kmem.mm.timer import MAX_SCHEDULE_TIMEOUT, Timer
@@ -193,4 +194,4 @@ def wake_up_process(p: Task) -> int:
 
     Source: kernel/sched/core.c:wake_up_process @6.1.192
     """
-    return int(scheduler(current_kernel()).wake_up(p))
+    return int(scheduler(current_kernel()).wake_up(expect(p, Task, "the task")))

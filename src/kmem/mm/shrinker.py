@@ -244,6 +244,8 @@ def unregister_shrinker(shrinker: Shrinker) -> None:
 
     Source: mm/vmscan.c:unregister_shrinker @6.1.192
     """
+    if not isinstance(shrinker, Shrinker):
+        raise TypeError(f"{type(shrinker).__name__} is no Shrinker")
     if not shrinker.flags & SHRINKER_REGISTERED:
         return
     shrinkers = _kernel().reclaim.shrinkers

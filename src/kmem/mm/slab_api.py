@@ -283,7 +283,7 @@ def kmem_cache_destroy(s):
         slab_misuse.still_has_objects(kernel, cache)
 
 
-def kmem_cache_shrink(s):
+def kmem_cache_shrink(s: KmemCache):
     """Give back as many slabs of a cache as possible; 0 if it has none left.
 
     Notes
@@ -293,21 +293,19 @@ def kmem_cache_shrink(s):
     Source: mm/slab_common.c:kmem_cache_shrink @6.1.192
     """
     kernel: Kernel = running()
-    cache: KmemCache = s
-    usable(kernel, cache)
+    usable(kernel, s)
     if kernel.watch:
         kernel.watched(0)
         check_may_sleep(kernel, "include/linux/percpu-rwsem.h", 49)
-    return int(kernel.slub.kmem_cache_shrink(cache.index))
+    return int(kernel.slub.kmem_cache_shrink(s.index))
 
 
-def kmem_cache_size(s):
+def kmem_cache_size(s: KmemCache):
     """Return the size of a cache's objects, in bytes. Any context.
 
     Source: mm/slab_common.c:kmem_cache_size @6.1.192
     """
-    cache: KmemCache = s
-    return cache.object_size
+    return s.object_size
 
 
 # ---------------------------------------------------------------------- objects of a cache
@@ -524,6 +522,8 @@ def kmem_cache_free_bulk(s, size, p):
     """
     kernel: Kernel = running()
     count = _count(size)
+    if not isinstance(p, (list, tuple)):
+        raise TypeError(f"the objects are {type(p).__name__}, not a list of addresses")
     if count > len(p):
         raise UsageError(f"{count} objects of a list of {len(p)}")
     if s is not None:

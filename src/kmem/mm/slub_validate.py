@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kmem.errors import StateError
+from kmem.mm.argument import expect
 from kmem.mm.kernel import current_kernel
+from kmem.mm.slab_api import KmemCache
 
 if TYPE_CHECKING:
-    from kmem.mm.slab_api import KmemCache
     from kmem.mm.slub_check import SlubChecker
 
 __all__ = ["slab_errors", "validate_slab_cache"]
@@ -51,6 +52,7 @@ def validate_slab_cache(s: KmemCache) -> int:
 
     Source: mm/slub.c:validate_slab_cache @6.1.192
     """
+    expect(s, KmemCache, "the cache")
     checker = _checker()
     current_kernel().might_sleep()
     return checker.slub.validate_slab_cache(s.index)

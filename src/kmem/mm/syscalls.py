@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kmem.mm.argument import expect
 from kmem.mm.kernel import current_kernel
 from kmem.mm.process import Process, current_process
 
@@ -23,7 +24,7 @@ __all__ = ["brk", "exit", "fork", "madvise", "mmap", "mprotect", "mremap", "munm
 
 
 def _process(process: Process | None) -> Process:
-    return current_process(current_kernel()) if process is None else process
+    return current_process(current_kernel()) if process is None else expect(process, Process, "the process")
 
 
 def fork(process: Process | None = None) -> Process:

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from kmem.errors import StateError, UsageError
 from kmem.mm import gfp as flag
 from kmem.mm import slab_api
-from kmem.mm.access import read, write
+from kmem.mm.access import fill, read, write
 from kmem.mm.bug import bug, warn, warn_once
 from kmem.mm.callers import caller
 from kmem.mm.gfp import GFP_DMA32, GFP_KERNEL
@@ -92,7 +92,10 @@ def _size(size: object) -> int:
     TypeError, ValueError
         It is no number, or negative.
     """
-    value = operator.index(size)  # type: ignore[arg-type]
+    try:
+        value = operator.index(size)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"the size is {type(size).__name__}, not an integer") from None
     if value < 0:
         raise ValueError(f"a size of {value} bytes")
     return value
@@ -120,7 +123,10 @@ def _address(kernel: Kernel, addr: object) -> int:
     TypeError, ValueError
         It is no number, or no address of this machine.
     """
-    value = operator.index(addr)  # type: ignore[arg-type]
+    try:
+        value = operator.index(addr)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"the address is {type(addr).__name__}, not an integer or None") from None
     if not 0 <= value <= kernel.ulong_max:
         raise ValueError(f"{value:#x} is no address of {kernel.bits_per_long} bits")
     return value
@@ -342,7 +348,7 @@ def vfree(addr: int | None) -> None:
     interrupt = bool(kernel.preempt_count & _IN_INTERRUPT)
     if not interrupt:
         _may_sleep(kernel, 2858)
-    if not addr:
+    if addr is None or not _address(kernel, addr):
         return
     if interrupt:
         _note_free(kernel, _address(kernel, addr))
@@ -359,8 +365,8 @@ def vfree_atomic(addr: int | None) -> None:
     Source: mm/vmalloc.c:vfree_atomic @6.1.192
     """
     kernel = current_kernel()
-    if addr:
-        _note_free(kernel, _address(kernel, addr))
+    if addr is not None and _address(kernel, addr):
+        _note_free(kernel, addr)
         _vfree_deferred(kernel, addr)
 
 
@@ -417,8 +423,10 @@ def vmap(pages: Sequence[Page | int], count: int, flags: int, prot: int = PAGE_K
     return _enter(GFP_KERNEL).vmalloc.vmap(frames, flags, prot, caller=caller())
 
 
-def _frames(pages: Sequence[Page | int], count: int) -> list[int]:
+def _frames(pages: Any, count: int) -> list[int]:
     count = _size(count)
+    if not isinstance(pages, Sequence) or isinstance(pages, str):
+        raise TypeError(f"the pages are {type(pages).__name__}, not a sequence of Page")
     if count > len(pages):
         raise UsageError(f"{count} pages are to be mapped, {len(pages)} are given")
     nr_frames = current_kernel().page_alloc.memmap.nr_frames
@@ -615,7 +623,7 @@ def kvfree(addr: int | None) -> None:
 
     Source: mm/util.c:kvfree @6.1.192
     """
-    if addr and is_vmalloc_addr(addr):
+    if addr is not None and _address(current_kernel(), addr) and is_vmalloc_addr(addr):
         vfree(addr)
     else:
         slab_api.kfree(addr)
@@ -626,8 +634,9 @@ def kvfree_sensitive(addr: int | None, len: int) -> None:
 
     Source: mm/util.c:kvfree_sensitive @6.1.192
     """
-    if addr and addr > PAGE_SIZE:
-        write(current_kernel(), addr, bytes(_size(len)))
+    kernel = current_kernel()
+    if addr is not None and _address(kernel, addr) > PAGE_SIZE:
+        fill(kernel, addr, 0, _size(len))
         kvfree(addr)
 
 
