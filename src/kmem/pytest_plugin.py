@@ -4,7 +4,7 @@
 The fixture ``kmem_machine`` boots a machine and makes it the current one.  A
 test fails on anything its kernel reports (a slab found damaged, sleeping in
 atomic context, an oops), even if the test itself goes on; with
-``kmem_no_leaks`` on memory that it leaves behind, listed by call site; and
+``kmem_no_leaks`` on memory and slab caches that it leaves behind, listed by call site; and
 marked ``kmem_fail_each`` it runs once more for each request for memory that it
 makes, with that request failing.
 
@@ -13,6 +13,7 @@ Options are in the group *kmem* of ``pytest --help``.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -156,18 +157,54 @@ def kmem_faults(kmem_machine: Machine) -> FaultInjection:
 
 
 def _check_leaks(machine: Machine, since: int, what: str) -> None:
+    lines = [*_leaked_memory(machine, since, what), *_leaked_caches(machine, since, what)]
+    if lines:
+        pytest.fail("\n".join(lines), pytrace=False)
+
+
+def _leaked_memory(machine: Machine, since: int, what: str) -> list[str]:
     groups = machine.kmemleak.by_site(since)
     if not groups:
-        return
+        return []
     count = sum(group.count for group in groups)
     size = sum(group.size_bytes for group in groups)
-    lines = [f"{count} allocations ({size} bytes) {what}:"]
+    lines = [f"{_several(count, 'allocation')} ({_several(size, 'byte')}) {what}:"]
     for group in groups[:_LEAKS_SHOWN]:
         lines.append(f"  {group}")
         lines += [f"      called by {site}" for site in group.objects[0].trace[1:]]
     if len(groups) > _LEAKS_SHOWN:
-        lines.append(f"  and {len(groups) - _LEAKS_SHOWN} more places")
-    pytest.fail("\n".join(lines), pytrace=False)
+        lines.append(f"  and {_several(len(groups) - _LEAKS_SHOWN, 'more place')}")
+    return lines
+
+
+def _leaked_caches(machine: Machine, since: int, what: str) -> list[str]:
+    caches = machine.kmemleak.unfreed_caches(since)
+    if not caches:
+        return []
+    lines = [f"{_several(len(caches), 'slab cache')} {what.replace('freed', 'destroyed')}:"]
+    for cache in caches[:_LEAKS_SHOWN]:
+        lines.append(f"  cache {cache.cache} ({_several(cache.size, 'byte')} an object) from {cache.site}")
+        lines += [f"      called by {site}" for site in cache.trace[1:]]
+    if len(caches) > _LEAKS_SHOWN:
+        lines.append(f"  and {_several(len(caches) - _LEAKS_SHOWN, 'more cache')}")
+    return lines
+
+
+def _several(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _validate_slabs(machine: Machine) -> None:
+    """Have every cache with debugging checked: a write nobody has stumbled upon yet is found now, and reported."""
+    from kmem.errors import KernelWarning
+    from kmem.mm.slab_flags import SLAB_DEBUG_FLAGS
+
+    slub = machine.slub
+    for index in sorted(set(slub.geometries)):
+        if slub.geometries[index].flags & SLAB_DEBUG_FLAGS:
+            # The report is in the log, where it is looked for.
+            with contextlib.suppress(KernelWarning):
+                slub.validate_slab_cache(index)
 
 
 def _check_reports(item: pytest.Item, machine: Machine, seen: int) -> None:
@@ -202,6 +239,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
             run.failed_at = _failed_at(machine.faults)
             machine.faults.countdown = 0
     machine.sched.finish()
+    _validate_slabs(machine)
     _check_reports(item, machine, seen)
     if mark is not None:
         _check_leaks(machine, mark, "not freed by the test")

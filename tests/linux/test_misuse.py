@@ -453,3 +453,15 @@ def test_aids_hear_of_calls_and_may_refuse_them(m: Machine) -> None:
     assert len(aid.heard) == 6
     with pytest.raises(UsageError):
         m.kernel.add_aid(object())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "name", ["faults", "failslab", "fail_page_alloc", "kmemleak", "page_owner", "enable_kmemleak", "enable_page_owner"]
+)
+def test_the_aids_of_a_machine_that_is_shut_down_are_gone(name):
+    m = Machine.boot("x86_64", ram="256M", cmdline="kmemleak=on page_owner=on")
+    assert getattr(m, name)
+    m.shutdown()
+    with pytest.raises(StateError, match="the machine 'x86_64.*' has been shut down"):
+        aid = getattr(m, name)
+        aid()

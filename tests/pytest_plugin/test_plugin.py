@@ -117,7 +117,7 @@ def test_what_fixtures_hold_until_their_end_is_no_leak(run):
         """
     )
     result.assert_outcomes(passed=2, errors=1)
-    result.stdout.fnmatch_lines(["*1 allocations (64 bytes) left behind by the test's fixtures:"])
+    result.stdout.fnmatch_lines(["*1 allocation (64 bytes) left behind by the test's fixtures:"])
 
 
 def test_sleeping_in_atomic_context_fails_a_test(run):
@@ -181,6 +181,89 @@ def test_a_damaged_slab_fails_a_test(run):
             "BUG kmalloc-64 (Not tainted): Right Redzone overwritten",
             "Allocated in test_overflow (*) age=0 cpu=0 pid=1",
             "BUG kmalloc-64 (Not tainted): Object already free",
+        ]
+    )
+
+
+@pytest.mark.parametrize("reports", ["raise", "log"])
+def test_damage_that_nothing_has_run_into_yet_fails_a_test(run, reports):
+    result = run(
+        """
+        pytestmark = pytest.mark.kmem(cmdline="slub_debug=FZPU")
+
+        def test_after_free(kmem_machine):
+            p = kmalloc(60, GFP_KERNEL)
+            kfree(p)
+            kmem_machine.write(p + 8, b"x")
+
+        def test_overflow(kmem_machine):
+            p = kmalloc(64, GFP_KERNEL)
+            kmem_machine.write(p + 64, b"x")
+
+        def test_own_cache(kmem_machine):
+            cache = kmem_cache_create("boxes", 40, 0, SLAB_RED_ZONE | SLAB_STORE_USER, None)
+            kmem_machine.write(kmem_cache_alloc(cache, GFP_KERNEL) + 40, b"x")
+
+        def test_clean(kmem_machine):
+            p, q = kmalloc(64, GFP_KERNEL), kmalloc(64, GFP_KERNEL)
+            kmem_machine.write(p, 64 * b"x")
+            kfree(q)
+
+        @pytest.mark.kmem(allow_reports=True)
+        def test_expected(kmem_machine):
+            p = kmalloc(64, GFP_KERNEL)
+            kmem_machine.write(p + 64, b"x")
+
+        @pytest.mark.kmem(cmdline="")
+        def test_without_debugging(kmem_machine):
+            p = kmalloc(60, GFP_KERNEL)
+            kfree(p)
+            kmem_machine.write(p + 8, b"x")
+        """,
+        f"--kmem-reports={reports}",
+    )
+    result.assert_outcomes(passed=3, failed=3)
+    result.stdout.fnmatch_lines(
+        [
+            "the kernel reported:",
+            "BUG kmalloc-64 (Not tainted): Poison overwritten",
+            "Freed in test_after_free (*) age=0 cpu=0 pid=1",
+            "BUG kmalloc-64 (Not tainted): Right Redzone overwritten",
+            "Allocated in test_overflow (*) age=0 cpu=0 pid=1",
+            "BUG boxes (Not tainted): Right Redzone overwritten",
+        ]
+    )
+
+
+def test_caches_left_behind_are_listed_by_call_site(run):
+    result = run(
+        """
+        def make(name):
+            return kmem_cache_create(name, 200, 0, 0, None)
+
+        def test_leaky(kmem_no_leaks):
+            make("first")
+            kmem_cache_create("second", 1000, 0, SLAB_RED_ZONE, None)
+
+        def test_shared(kmem_no_leaks):
+            one, two = make("one"), make("two")
+            kmem_cache_destroy(two)
+
+        def test_clean(kmem_no_leaks):
+            one, two = make("one"), make("two")
+            kmem_cache_destroy(one)
+            kmem_cache_destroy(two)
+        """
+    )
+    result.assert_outcomes(passed=1, failed=2)
+    result.stdout.fnmatch_lines(
+        [
+            "2 slab caches not destroyed by the test:",
+            "  cache first (200 bytes an object) from make (*.py:*)",
+            "      called by test_leaky (*.py:*)",
+            "  cache second (1000 bytes an object) from test_leaky (*.py:*)",
+            "1 slab cache not destroyed by the test:",
+            "  cache one (200 bytes an object) from make (*.py:*)",
         ]
     )
 
@@ -257,7 +340,7 @@ def test_the_failure_point_that_breaks_a_test_is_named(run):
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [
-            "*1 allocations (64 bytes) not freed by the test:",
+            "*1 allocation (64 bytes) not freed by the test:",
             "*kmem failure point*",
             "request 3 was made to fail: failslab at test_careless (*.py:*)",
         ]

@@ -66,12 +66,25 @@ class MachineAids:
         """The machine's running kernel."""
         raise NotImplementedError
 
+    def _running_kernel(self) -> Kernel:
+        """Return the kernel; a machine that has been shut down has no aids any more.
+
+        Raises
+        ------
+        StateError
+            After shutdown.
+        """
+        kernel = self.kernel
+        if kernel.closed:
+            raise StateError(f"the machine {self.description.name!r} has been shut down", remedy="boot another one")
+        return kernel
+
     # Fault injection
 
     @property
     def faults(self) -> FaultInjection:
         """Fault injection; asking for it switches it on, though nothing fails by default."""
-        kernel = self.kernel
+        kernel = self._running_kernel()
         if kernel.faults is None:
             kernel.faults = FaultInjection(kernel, self.seed, self.description.cmdline)
             kernel.add_aid(kernel.faults)
@@ -81,7 +94,7 @@ class MachineAids:
 
     def disable_faults(self) -> None:
         """Switch fault injection off: nothing fails, and no request is asked any more. What was set is lost."""
-        kernel = self.kernel
+        kernel = self._running_kernel()
         if kernel.faults is None:
             return
         kernel.remove_aid(kernel.faults)
@@ -103,7 +116,7 @@ class MachineAids:
 
     def enable_kmemleak(self) -> Kmemleak:
         """Switch leak detection on: allocations from now on are on record. Returns it."""
-        kernel = self.kernel
+        kernel = self._running_kernel()
         if kernel.leaks is None:
             kernel.leaks = Kmemleak(kernel, lambda addr, size: read_memory(kernel, addr, size))
             kernel.add_aid(kernel.leaks)
@@ -111,9 +124,10 @@ class MachineAids:
 
     def disable_kmemleak(self) -> None:
         """Switch leak detection off, and forget what is on record."""
-        if self.kernel.leaks is not None:
-            self.kernel.remove_aid(self.kernel.leaks)
-            self.kernel.leaks = None
+        kernel = self._running_kernel()
+        if kernel.leaks is not None:
+            kernel.remove_aid(kernel.leaks)
+            kernel.leaks = None
 
     @property
     def kmemleak(self) -> Kmemleak:
@@ -124,14 +138,14 @@ class MachineAids:
         StateError
             If it is off.
         """
-        leaks: Kmemleak | None = self.kernel.leaks
+        leaks: Kmemleak | None = self._running_kernel().leaks
         if leaks is None:
             raise StateError("kmemleak is off", remedy="call enable_kmemleak(), or boot with kmemleak=on")
         return leaks
 
     def _page_watch(self) -> PageWatch:
         """Return who hears of every block of pages; there is one from the first time on."""
-        allocator = self.kernel.page_alloc
+        allocator = self._running_kernel().page_alloc
         if allocator.watch is None:
             allocator.watch = PageWatch()
         return allocator.watch
@@ -163,7 +177,7 @@ class MachineAids:
         StateError
             If they are not recorded.
         """
-        watch = self.kernel.page_alloc.watch
+        watch = self._running_kernel().page_alloc.watch
         if watch is None or not isinstance(watch.owner, PageOwner):
             raise StateError("page_owner is off", remedy="call enable_page_owner(), or boot with page_owner=on")
         return watch.owner

@@ -36,6 +36,12 @@ class Aid:
     def slab_free(self, addr: int) -> None:
         """Take note that the object at `addr` is about to be given back."""
 
+    def cache_create(self, index: int, name: str, object_size: int) -> None:
+        """Take note that ``kmem_cache_create()`` made cache number `index` under this name, or shared it."""
+
+    def cache_destroy(self, index: int) -> None:
+        """Take note that one use of a cache is about to be given up."""
+
     def page_alloc(self, pfn: int, order: int, gfp: int) -> None:
         """Take note of a block of pages that was handed out."""
 

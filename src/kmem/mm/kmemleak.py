@@ -200,6 +200,7 @@ class Kmemleak(Aid):
         self._word = host.bits_per_long // 8
         self._objects: dict[int, KmemleakObject] = {}
         self._pages: dict[int, KmemleakObject] = {}
+        self._caches: dict[int, list[KmemleakObject]] = {}
         self._roots: list[tuple[int, int]] = []
         self._serial = 0
         self._last_scan = 0
@@ -233,6 +234,16 @@ class Kmemleak(Aid):
     def vfree(self, addr: int) -> None:
         """Forget an area."""
         self._objects.pop(addr, None)
+
+    def cache_create(self, index: int, name: str, object_size: int) -> None:
+        """Note one use of a slab cache, for :meth:`unfreed_caches`."""
+        self._caches.setdefault(index, []).append(self._new(index, object_size, "cache", name, 1))
+
+    def cache_destroy(self, index: int) -> None:
+        """Forget the latest use of a slab cache: which of those that share it ends cannot be told."""
+        uses = self._caches.get(index)
+        if uses:
+            uses.pop()
 
     def page_alloc(self, pfn: int, order: int, gfp: int) -> None:
         """Note a block of pages, for :meth:`unfreed` only; the kernel's kmemleak does not look at pages."""
@@ -576,6 +587,15 @@ class Kmemleak(Aid):
         everything = (*self._objects.values(), *self._pages.values())
         found = [object for object in everything if object.serial > since and object.min_count > 0]
         return sorted(found, key=lambda object: object.serial)
+
+    def unfreed_caches(self, since: int = 0) -> list[KmemleakObject]:
+        """Return the slab caches created after a mark and not destroyed, oldest first.
+
+        `pointer` is the number of the cache, `cache` the name it was created under, `size` that of its objects.
+        Of several users of one shared cache, the earliest are the ones that count as still there.
+        """
+        found = [use for uses in self._caches.values() for use in uses if use.serial > since]
+        return sorted(found, key=lambda use: use.serial)
 
     def by_site(self, since: int = 0) -> list[LeakGroup]:
         """Return :meth:`unfreed` grouped by call site, most bytes first."""

@@ -249,6 +249,9 @@ def kmem_cache_create_usercopy(name, size, align, flags, useroffset, usersize, c
         cache = kernel.kmem_caches[index] = KmemCache(kernel, index, kernel.caches.geometry(index).name, kind, ctor)
         if ctor is not None:
             kernel.slub.set_ctor(index, cache.construct)
+    if kernel.watch & WATCH_AIDS:
+        for aid in kernel.aids:
+            aid.cache_create(index, name, cache.object_size)
     return cache
 
 
@@ -275,6 +278,9 @@ def kmem_cache_destroy(s):
         check_may_sleep(kernel, "include/linux/percpu-rwsem.h", 49)
     if cache.geometry.refcount < 0:
         raise UsageError(f"cache {cache.name} is the kernel's own", remedy="destroy only what you created")
+    if kernel.watch & WATCH_AIDS:
+        for aid in kernel.aids:
+            aid.cache_destroy(cache.index)
     done = kernel.caches.kmem_cache_destroy(cache.index)
     if cache.index not in kernel.slub.geometries:
         del kernel.kmem_caches[cache.index]
