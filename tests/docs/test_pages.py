@@ -57,6 +57,33 @@ def test_every_function_of_a_header_is_in_its_page(header: str) -> None:
     assert not missing, f"{name_of(page)} does not name {', '.join(missing)}"
 
 
+def contexts(text: str) -> dict[str, list[str]]:
+    """Return what the table of a page says of each function: whether it sleeps, its context, its memory."""
+    rows: dict[str, list[str]] = {}
+    table = False
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells[:3] == ["function", "sleeps", "context"]:
+            table = True
+        elif not line.startswith("|"):
+            table = False
+        elif table:
+            rows.update(dict.fromkeys(re.findall(r"`(\w+)`", cells[0]), cells[1:]))
+    return rows
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_every_page_says_which_functions_sleep_and_where_they_may_be_called(header: str) -> None:
+    page = ROOT / "docs" / f"linux-{header}.md"
+    assert page.exists(), f"no page {name_of(page)}"
+    rows = contexts(page.read_text())
+    names = functions(importlib.import_module(f"kmem.linux.{header}"))
+    assert sorted(rows) == sorted(names)
+    for name, cells in rows.items():
+        assert all(cells), f"{name_of(page)}: an empty cell for {name}"
+        assert re.match(r"(yes|no|if|only)\b", cells[0]), f"{name_of(page)}: does {name} sleep? {cells[0]!r}"
+
+
 def test_there_are_pages_with_examples() -> None:
     assert HEADERS
     assert any(">>> " in path.read_text() for path in PAGES)
