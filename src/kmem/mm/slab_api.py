@@ -25,6 +25,7 @@ from cython.cimports.libc.string import memcpy, memset
 
 from kmem.errors import KernelWarning, StateError, UsageError
 from kmem.mm import slab_misuse
+from kmem.mm.fault_create import cache_create_fails
 from kmem.mm.might_sleep import check_may_sleep
 from kmem.mm.slab_common import CacheCreateError, get_order
 
@@ -176,7 +177,8 @@ def kmem_cache_create(name, size, align=0, flags=0, ctor=None, dtor=None):
     Returns
     -------
     KmemCache or None
-        None where the kernel returns NULL: a bad request without SLAB_PANIC. The log says why.
+        None where the kernel returns NULL: a bad request without SLAB_PANIC, or a fault that is
+        injected (``m.failslab``). The log says why.
 
     Raises
     ------
@@ -238,6 +240,12 @@ def kmem_cache_create_usercopy(name, size, align, flags, useroffset, usersize, c
     if not size:
         raise UsageError("a cache of objects of 0 bytes", remedy="the kernel would divide by zero here")
     slab_misuse.check_create(kernel, size, useroffset, usersize)
+    if kernel.watch & WATCH_AIDS:
+        reason = cache_create_fails(
+            kernel, name, size, align, flags, ctor=ctor is not None, useroffset=useroffset, usersize=usersize
+        )
+        if reason:
+            return slab_misuse.create_failed(kernel, name, flags, reason)
     try:
         index = kernel.caches.kmem_cache_create(
             name or "", size, align, flags, ctor=ctor is not None, useroffset=useroffset, usersize=usersize

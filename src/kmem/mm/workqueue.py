@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from kmem.errors import KernelReport, KernelWarning, StateError, UsageError
 from kmem.mm.argument import expect
 from kmem.mm.dump_stack import dump_stack
+from kmem.mm.fault_create import kmalloc_fails
 from kmem.mm.kernel import Kernel, current_kernel
 from kmem.mm.might_sleep import check_may_sleep
 from kmem.mm.task import TASK_IDLE, Task
@@ -60,6 +61,8 @@ __all__ = [
 
 #: Works of one queue that may be under way at once, if nothing else is asked for.
 WQ_DFL_ACTIVE: Final = 256
+#: What a queue takes from kmalloc, by bits of a word.
+_WORKQUEUE_BYTES: Final = {64: 512, 32: 256}
 _FILE: Final = "kernel/workqueue.c"
 _MIGHT_SLEEP_LINE: Final = 3017
 
@@ -247,8 +250,8 @@ def INIT_DELAYED_WORK(work: DelayedWork, func: Callable[[Any], object]) -> None:
     INIT_WORK(work, func)
 
 
-def alloc_workqueue(fmt: str, flags: int, max_active: int, *args: object) -> Workqueue:
-    """Return a new work queue. Context: may sleep.
+def alloc_workqueue(fmt: str, flags: int, max_active: int, *args: object) -> Workqueue | None:
+    """Return a new work queue, None if a fault is injected. Context: may sleep.
 
     Parameters
     ----------
@@ -264,12 +267,15 @@ def alloc_workqueue(fmt: str, flags: int, max_active: int, *args: object) -> Wor
     if max_active < 0:
         raise UsageError(f"max_active={max_active}")
     workqueues = _workqueues()
+    kernel = current_kernel()
+    if kmalloc_fails(kernel, _WORKQUEUE_BYTES[kernel.bits_per_long]):
+        return None
     queue = Workqueue(workqueues, fmt % args if args else fmt, max_active or WQ_DFL_ACTIVE)
     workqueues.queues.append(queue)
     return queue
 
 
-def alloc_ordered_workqueue(fmt: str, flags: int, *args: object) -> Workqueue:
+def alloc_ordered_workqueue(fmt: str, flags: int, *args: object) -> Workqueue | None:
     """Return a new work queue whose works are done one after another. Context: may sleep.
 
     Source: include/linux/workqueue.h:alloc_ordered_workqueue @6.1.192
@@ -277,7 +283,7 @@ def alloc_ordered_workqueue(fmt: str, flags: int, *args: object) -> Workqueue:
     return alloc_workqueue(fmt, flags, 1, *args)
 
 
-def create_singlethread_workqueue(name: str) -> Workqueue:
+def create_singlethread_workqueue(name: str) -> Workqueue | None:
     """Return a new work queue whose works are done one after another. Context: may sleep.
 
     Source: include/linux/workqueue.h:create_singlethread_workqueue @6.1.192
