@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import re
 
 import pytest
 
@@ -34,3 +35,13 @@ def test_every_call_is_a_method_too(header: str) -> None:
     functions = [name for name, thing in things.items() if callable(thing) and not inspect.isclass(thing)]
     missing = [name for name in functions if not hasattr(Machine, name)]
     assert not missing
+
+
+@pytest.mark.parametrize("header", ["gfp", "slab", "vmalloc"])
+def test_what_gives_memory_says_where_it_may_be_called(header: str) -> None:
+    module = importlib.import_module(f"kmem.linux.{header}")
+    for name in module.__all__:
+        thing = getattr(module, name)
+        if callable(thing) and not inspect.isclass(thing):
+            text = inspect.getdoc(thing)
+            assert text and re.search(r"sleep|[Cc]ontext|interrupt|atomic", text), name

@@ -114,6 +114,9 @@ def alloc_pages(gfp, order):
 def alloc_page(gfp):
     """Allocate one page. Otherwise as :func:`alloc_pages`.
 
+    May sleep if the flags have __GFP_DIRECT_RECLAIM, then process context only; else any context but NMIs. The
+    memory is physically contiguous, whole pages; no address if high.
+
     Source: include/linux/gfp.h:alloc_page @6.1.192
     """
     return alloc_pages(gfp, 0)
@@ -121,6 +124,9 @@ def alloc_page(gfp):
 
 def alloc_pages_node(nid, gfp_mask, order):
     """Allocate pages, of node `nid` if there are some; NUMA_NO_NODE is no wish. Otherwise as :func:`alloc_pages`.
+
+    May sleep if the flags have __GFP_DIRECT_RECLAIM, then process context only; else any context but NMIs. The
+    memory is physically contiguous, whole pages; no address if high.
 
     Source: include/linux/gfp.h:alloc_pages_node @6.1.192
     """
@@ -147,6 +153,8 @@ def __free_pages(page, order):
 def __free_page(page):
     """Give one page back. Otherwise as :func:`__free_pages`.
 
+    Never sleeps; any context but NMIs.
+
     Source: include/linux/gfp.h:__free_page @6.1.192
     """
     __free_pages(page, 0)
@@ -154,6 +162,8 @@ def __free_page(page):
 
 def split_page(page, order):
     """Make a block 2**`order` single pages, each to be freed alone. It must not be compound.
+
+    Never sleeps; any context.
 
     Source: mm/page_alloc.c:split_page @6.1.192
     """
@@ -175,6 +185,9 @@ def __get_free_pages(gfp_mask, order):
 
     Otherwise as :func:`alloc_pages`.
 
+    May sleep if the flags have __GFP_DIRECT_RECLAIM, then process context only; else any context but NMIs. The
+    memory is physically contiguous, whole pages, with an address.
+
     Source: mm/page_alloc.c:__get_free_pages @6.1.192
     """
     kernel: Kernel = running()
@@ -190,6 +203,9 @@ def __get_free_pages(gfp_mask, order):
 def __get_free_page(gfp_mask):
     """Allocate one page of low memory: its address. Otherwise as :func:`__get_free_pages`.
 
+    May sleep if the flags have __GFP_DIRECT_RECLAIM, then process context only; else any context but NMIs. The
+    memory is physically contiguous, whole pages, with an address.
+
     Source: include/linux/gfp.h:__get_free_page @6.1.192
     """
     return __get_free_pages(gfp_mask, 0)
@@ -198,6 +214,9 @@ def __get_free_page(gfp_mask):
 def get_zeroed_page(gfp_mask):
     """Allocate one page of low memory that reads as zero: its address.
 
+    May sleep if the flags have __GFP_DIRECT_RECLAIM, then process context only; else any context but NMIs. The
+    memory is physically contiguous, whole pages, with an address.
+
     Source: mm/page_alloc.c:get_zeroed_page @6.1.192
     """
     return __get_free_pages(as_gfp(gfp_mask) | _GFP_ZERO, 0)
@@ -205,6 +224,9 @@ def get_zeroed_page(gfp_mask):
 
 def __get_dma_pages(gfp_mask, order):
     """Allocate contiguous pages that old devices can address (the first 16 MiB): their address.
+
+    May sleep if the flags have __GFP_DIRECT_RECLAIM, then process context only; else any context but NMIs. The
+    memory is physically contiguous, whole pages, below 16 MiB.
 
     Source: include/linux/gfp.h:__get_dma_pages @6.1.192
     """
@@ -220,6 +242,10 @@ def free_pages(addr, order):
         If no block of this order is allocated there.
     TypeError
         If it is given a page.
+
+    Notes
+    -----
+    Never sleeps; any context but NMIs.
 
     Source: mm/page_alloc.c:free_pages @6.1.192
     """
@@ -239,6 +265,8 @@ def free_pages(addr, order):
 def free_page(addr):
     """Give one page back by its address. Otherwise as :func:`free_pages`.
 
+    Never sleeps; any context but NMIs.
+
     Source: include/linux/gfp.h:free_page @6.1.192
     """
     free_pages(addr, 0)
@@ -254,6 +282,11 @@ def alloc_pages_exact(size, gfp_mask):
     gfp_mask : int
         GFP mask without __GFP_COMP and __GFP_HIGHMEM.
 
+    Notes
+    -----
+    May sleep if the flags have __GFP_DIRECT_RECLAIM, then process context only; else any context but NMIs. The
+    memory is physically contiguous, whole pages.
+
     Source: mm/page_alloc.c:alloc_pages_exact @6.1.192
     """
     return _exact(running(), -1, size, gfp_mask, "mm/page_alloc.c:5930", "alloc_pages_exact")
@@ -261,6 +294,9 @@ def alloc_pages_exact(size, gfp_mask):
 
 def alloc_pages_exact_nid(nid, size, gfp_mask):
     """Allocate contiguous pages, of node `nid` if there are some. Otherwise as :func:`alloc_pages_exact`.
+
+    May sleep if the flags have __GFP_DIRECT_RECLAIM, then process context only; else any context but NMIs. The
+    memory is physically contiguous, whole pages.
 
     Source: mm/page_alloc.c:alloc_pages_exact_nid @6.1.192
     """
@@ -294,6 +330,8 @@ def _exact(kernel: Kernel, node, size, gfp_mask, place, function):
 def free_pages_exact(virt, size):
     """Give back what :func:`alloc_pages_exact` gave, page by page.
 
+    Never sleeps; any context but NMIs.
+
     Source: mm/page_alloc.c:free_pages_exact @6.1.192
     """
     addr = as_addr(0 if virt is None else virt)
@@ -326,6 +364,9 @@ def alloc_pages_bulk_array(gfp, nr_pages, page_array):
     Single pages, not contiguous. At least one is tried by every means that
     `gfp` allows, the others only while there is plenty.
 
+    May sleep if the flags have __GFP_DIRECT_RECLAIM, then process context only; else any context but NMIs. Memory:
+    single pages, anywhere.
+
     Source: mm/page_alloc.c:__alloc_pages_bulk @6.1.192
     """
     return _bulk_array(running(), -1, gfp, nr_pages, page_array)
@@ -333,6 +374,9 @@ def alloc_pages_bulk_array(gfp, nr_pages, page_array):
 
 def alloc_pages_bulk_array_node(gfp, nid, nr_pages, page_array):
     """Fill a list with pages, of node `nid` if there are some. Otherwise as :func:`alloc_pages_bulk_array`.
+
+    May sleep if the flags have __GFP_DIRECT_RECLAIM, then process context only; else any context but NMIs. Memory:
+    single pages, anywhere.
 
     Source: include/linux/gfp.h:alloc_pages_bulk_array_node @6.1.192
     """
@@ -344,6 +388,9 @@ def alloc_pages_bulk_list(gfp, nr_pages, list):
     """Put up to `nr_pages` pages at the head of a list, and return how many.
 
     Otherwise as :func:`alloc_pages_bulk_array`.
+
+    May sleep if the flags have __GFP_DIRECT_RECLAIM, then process context only; else any context but NMIs. Memory:
+    single pages, anywhere.
 
     Source: include/linux/gfp.h:alloc_pages_bulk_list @6.1.192
     """
@@ -392,6 +439,8 @@ def get_order(size):
 
     For 0 it is that of the whole address space, as in the kernel.
 
+    Never sleeps; any context.
+
     Source: include/asm-generic/getorder.h:get_order @6.1.192
     """
     number = int(as_size(size))
@@ -411,6 +460,8 @@ def gfpflags_allow_blocking(gfp_flags):
 def gfp_has_io_fs(gfp):
     """Whether reclaim for a request with these flags may start I/O and call file systems.
 
+    Never sleeps; any context.
+
     Source: include/linux/gfp.h:gfp_has_io_fs @6.1.192
     """
     return as_gfp(gfp) & 0xC0 == 0xC0
@@ -418,6 +469,8 @@ def gfp_has_io_fs(gfp):
 
 def gfp_migratetype(gfp_flags):
     """Return the migrate type that flags ask for: 0 unmovable, 1 movable, 2 reclaimable.
+
+    Never sleeps; any context.
 
     Source: include/linux/gfp.h:gfp_migratetype @6.1.192
     """

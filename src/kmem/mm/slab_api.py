@@ -346,6 +346,9 @@ def kmem_cache_alloc(s: KmemCache, flags):
 def kmem_cache_alloc_node(s: KmemCache, flags, node):
     """Allocate an object on a NUMA node; NUMA_NO_NODE is no wish. Otherwise as :func:`kmem_cache_alloc`.
 
+    May sleep if the flags have __GFP_DIRECT_RECLAIM, then process context only; else any context but NMIs. The
+    memory is physically contiguous.
+
     Source: mm/slub.c:kmem_cache_alloc_node @6.1.192
     """
     return alloc_object(s, as_gfp(flags), slab_misuse.node_number(running(), node))
@@ -353,6 +356,9 @@ def kmem_cache_alloc_node(s: KmemCache, flags, node):
 
 def kmem_cache_zalloc(s: KmemCache, flags):
     """Allocate an object that reads as zero. Otherwise as :func:`kmem_cache_alloc`.
+
+    May sleep if the flags have __GFP_DIRECT_RECLAIM, then process context only; else any context but NMIs. The
+    memory is physically contiguous.
 
     Source: include/linux/slab.h:kmem_cache_zalloc @6.1.192
     """
@@ -493,6 +499,9 @@ def kmem_cache_alloc_bulk(s: KmemCache, flags, size, p):
     -----
     Interrupts must be on. Linear in `size`.
 
+    May sleep if the flags have __GFP_DIRECT_RECLAIM, then process context only; else any context but NMIs, with
+    interrupts on. Memory: each object physically contiguous.
+
     Source: mm/slub.c:kmem_cache_alloc_bulk @6.1.192
     """
     kernel: Kernel = running()
@@ -531,6 +540,8 @@ def kmem_cache_free_bulk(s, size, p):
     Notes
     -----
     Interrupts must be on. Linear in `size`.
+
+    Never sleeps; any context with interrupts on.
 
     Source: mm/slub.c:kmem_cache_free_bulk @6.1.192
     """
@@ -616,6 +627,9 @@ def kmalloc(size, flags):
 def kmalloc_node(size, flags, node):
     """Allocate `size` bytes on a NUMA node; NUMA_NO_NODE is no wish. Otherwise as :func:`kmalloc`.
 
+    May sleep if the flags have __GFP_DIRECT_RECLAIM, then process context only; else any context but NMIs. The
+    memory is physically contiguous.
+
     Source: include/linux/slab.h:kmalloc_node @6.1.192
     """
     kernel: Kernel = running()
@@ -625,6 +639,9 @@ def kmalloc_node(size, flags, node):
 def kzalloc(size, flags):
     """Allocate `size` bytes that read as zero. Otherwise as :func:`kmalloc`.
 
+    May sleep if the flags have __GFP_DIRECT_RECLAIM, then process context only; else any context but NMIs. The
+    memory is physically contiguous.
+
     Source: include/linux/slab.h:kzalloc @6.1.192
     """
     return kmalloc_bytes(running(), as_size(size), as_gfp(flags) | _GFP_ZERO, -1)
@@ -633,6 +650,9 @@ def kzalloc(size, flags):
 def kzalloc_node(size, flags, node):
     """Allocate zeroed bytes on a NUMA node. Otherwise as :func:`kmalloc_node`.
 
+    May sleep if the flags have __GFP_DIRECT_RECLAIM, then process context only; else any context but NMIs. The
+    memory is physically contiguous.
+
     Source: include/linux/slab.h:kzalloc_node @6.1.192
     """
     return kmalloc_node(size, as_gfp(flags) | _GFP_ZERO, node)
@@ -640,6 +660,9 @@ def kzalloc_node(size, flags, node):
 
 def kmalloc_array(n, size, flags):
     """Allocate `n` times `size` bytes; None, too, if the product fits no word. Otherwise as :func:`kmalloc`.
+
+    May sleep if the flags have __GFP_DIRECT_RECLAIM, then process context only; else any context but NMIs. The
+    memory is physically contiguous.
 
     Source: include/linux/slab.h:kmalloc_array @6.1.192
     """
@@ -654,6 +677,9 @@ def kmalloc_array(n, size, flags):
 
 def kcalloc(n, size, flags):
     """Allocate `n` times `size` bytes that read as zero. Otherwise as :func:`kmalloc_array`.
+
+    May sleep if the flags have __GFP_DIRECT_RECLAIM, then process context only; else any context but NMIs. The
+    memory is physically contiguous.
 
     Source: include/linux/slab.h:kcalloc @6.1.192
     """
@@ -776,6 +802,8 @@ def kfree_sensitive(p):
 def ksize(objp):
     """Return how many bytes of an allocation its owner may use; 0 for None and ZERO_SIZE_PTR.
 
+    Never sleeps; any context.
+
     Source: mm/slab_common.c:ksize @6.1.192
     """
     kernel: Kernel = running()
@@ -809,6 +837,11 @@ def krealloc(p, new_size, flags):
         Bytes.
     flags : int
         GFP mask.
+
+    Notes
+    -----
+    May sleep if the flags have __GFP_DIRECT_RECLAIM, then process context only; else any context but NMIs. The
+    memory is physically contiguous.
 
     Source: mm/slab_common.c:krealloc @6.1.192
     """
@@ -845,6 +878,9 @@ def krealloc(p, new_size, flags):
 
 def krealloc_array(p, new_n, new_size, flags):
     """Resize an array; None, with the old one kept, if the product fits no word. Otherwise as :func:`krealloc`.
+
+    May sleep if the flags have __GFP_DIRECT_RECLAIM, then process context only; else any context but NMIs. The
+    memory is physically contiguous.
 
     Source: include/linux/slab.h:krealloc_array @6.1.192
     """

@@ -61,6 +61,8 @@ class Page(int):
 def page_to_pfn(page: Page | int) -> int:
     """Return the number of a page's frame.
 
+    Never sleeps; any context.
+
     Source: include/asm-generic/memory_model.h:page_to_pfn @6.1.192
     """
     return int(page)
@@ -74,6 +76,10 @@ def pfn_to_page(pfn: int) -> Page:
     UsageError
         If the machine has no such frame.
 
+    Notes
+    -----
+    Never sleeps; any context.
+
     Source: include/asm-generic/memory_model.h:pfn_to_page @6.1.192
     """
     if not 0 <= pfn < current_kernel().page_alloc.memmap.nr_frames:
@@ -83,6 +89,8 @@ def pfn_to_page(pfn: int) -> Page:
 
 def page_address(page: Page | int) -> int | None:
     """Return the kernel address of a page; None for a page of high memory that is not mapped by ``kmap()``.
+
+    Never sleeps; any context.
 
     Source: mm/highmem.c:page_address, include/linux/mm.h:lowmem_page_address @6.1.192
     """
@@ -128,6 +136,10 @@ def virt_to_page(addr: int) -> Page:
     ------
     UsageError
         For any other address; those of ``vmalloc()`` want ``vmalloc_to_page()``.
+
+    Notes
+    -----
+    Never sleeps; any context.
 
     Source: arch/x86/include/asm/page.h:virt_to_page @6.1.192
     """

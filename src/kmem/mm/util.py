@@ -75,6 +75,9 @@ def kstrdup(s: int | str | bytes | None, gfp: int) -> int | None:
 def kstrndup(s: int | str | bytes | None, max: int, gfp: int) -> int | None:
     """Copy at most `max` bytes of a string, with a zero byte behind them. Otherwise as :func:`kstrdup`.
 
+    May sleep if the flags have __GFP_DIRECT_RECLAIM, then process context only; else any context but NMIs. The
+    memory is physically contiguous.
+
     Source: mm/util.c:kstrndup @6.1.192
     """
     if s is None or s == 0:

@@ -217,6 +217,8 @@ def vmalloc(size: int) -> int | None:
 def vzalloc(size: int) -> int | None:
     """Allocate zeroed memory; otherwise as :func:`vmalloc`.
 
+    May sleep; process context only. The memory is contiguous in addresses only.
+
     Source: mm/vmalloc.c:vzalloc @6.1.192
     """
     return _alloc(size, GFP_KERNEL | _ZERO)
@@ -224,6 +226,8 @@ def vzalloc(size: int) -> int | None:
 
 def vmalloc_node(size: int, node: int) -> int | None:
     """Allocate memory on a node; otherwise as :func:`vmalloc`.
+
+    May sleep; process context only. The memory is contiguous in addresses only.
 
     Source: mm/vmalloc.c:vmalloc_node @6.1.192
     """
@@ -233,6 +237,8 @@ def vmalloc_node(size: int, node: int) -> int | None:
 def vzalloc_node(size: int, node: int) -> int | None:
     """Allocate zeroed memory on a node; otherwise as :func:`vmalloc`.
 
+    May sleep; process context only. The memory is contiguous in addresses only.
+
     Source: mm/vmalloc.c:vzalloc_node @6.1.192
     """
     return _alloc(size, GFP_KERNEL | _ZERO, node=node)
@@ -240,6 +246,8 @@ def vzalloc_node(size: int, node: int) -> int | None:
 
 def vmalloc_32(size: int) -> int | None:
     """Allocate memory that 32 bits can address physically; otherwise as :func:`vmalloc`.
+
+    May sleep; process context only. The memory is contiguous in addresses only, frames below 4 GiB.
 
     Source: mm/vmalloc.c:vmalloc_32 @6.1.192
     """
@@ -249,6 +257,8 @@ def vmalloc_32(size: int) -> int | None:
 def vmalloc_user(size: int) -> int | None:
     """Allocate zeroed memory that may be mapped into processes; otherwise as :func:`vmalloc`.
 
+    May sleep; process context only. The memory is contiguous in addresses only, may be mapped into processes.
+
     Source: mm/vmalloc.c:vmalloc_user @6.1.192
     """
     return _alloc(size, GFP_KERNEL | _ZERO, align=PAGE_SIZE, vm_flags=VM_USERMAP)
@@ -256,6 +266,8 @@ def vmalloc_user(size: int) -> int | None:
 
 def vmalloc_32_user(size: int) -> int | None:
     """Allocate as :func:`vmalloc_user` does, from frames that 32 bits can address.
+
+    May sleep; process context only. The memory is contiguous in addresses only, frames below 4 GiB.
 
     Source: mm/vmalloc.c:vmalloc_32_user @6.1.192
     """
@@ -295,6 +307,10 @@ def __vmalloc_node(size: int, align: int, gfp_mask: int, node: int, caller: obje
     caller : object
         Not used: who called is found out.
 
+    Notes
+    -----
+    May sleep; process context only. The memory is contiguous in addresses only.
+
     Source: mm/vmalloc.c:__vmalloc_node @6.1.192
     """
     return _alloc(size, gfp_mask, align=align, node=node)
@@ -302,6 +318,8 @@ def __vmalloc_node(size: int, align: int, gfp_mask: int, node: int, caller: obje
 
 def __vmalloc_array(n: int, size: int, flags: int) -> int | None:
     """Allocate `n` elements of `size` bytes; None if the product does not fit into a word.
+
+    May sleep; process context only. The memory is contiguous in addresses only.
 
     Source: mm/util.c:__vmalloc_array @6.1.192
     """
@@ -312,6 +330,8 @@ def __vmalloc_array(n: int, size: int, flags: int) -> int | None:
 def vmalloc_array(n: int, size: int) -> int | None:
     """Allocate `n` elements of `size` bytes.
 
+    May sleep; process context only. The memory is contiguous in addresses only.
+
     Source: mm/util.c:vmalloc_array @6.1.192
     """
     return __vmalloc_array(n, size, GFP_KERNEL)
@@ -320,6 +340,8 @@ def vmalloc_array(n: int, size: int) -> int | None:
 def __vcalloc(n: int, size: int, flags: int) -> int | None:
     """Allocate `n` zeroed elements of `size` bytes.
 
+    May sleep; process context only. The memory is contiguous in addresses only.
+
     Source: mm/util.c:__vcalloc @6.1.192
     """
     return __vmalloc_array(n, size, flags | _ZERO)
@@ -327,6 +349,8 @@ def __vcalloc(n: int, size: int, flags: int) -> int | None:
 
 def vcalloc(n: int, size: int) -> int | None:
     """Allocate `n` zeroed elements of `size` bytes.
+
+    May sleep; process context only. The memory is contiguous in addresses only.
 
     Source: mm/util.c:vcalloc @6.1.192
     """
@@ -514,6 +538,8 @@ def is_vmalloc_addr(x: int) -> bool:
 def vmalloc_to_pfn(addr: int) -> int | None:
     """Return the frame behind an address of the vmalloc area, as the page tables say; None if there is none.
 
+    Never sleeps; any context.
+
     Source: mm/vmalloc.c:vmalloc_to_pfn @6.1.192
     """
     kernel = current_kernel()
@@ -523,6 +549,8 @@ def vmalloc_to_pfn(addr: int) -> int | None:
 def vmalloc_to_page(addr: int) -> Page | None:
     """Return the page behind an address of the vmalloc area, as the page tables say; None if there is none.
 
+    Never sleeps; any context.
+
     Source: mm/vmalloc.c:vmalloc_to_page @6.1.192
     """
     pfn = vmalloc_to_pfn(addr)
@@ -531,6 +559,8 @@ def vmalloc_to_page(addr: int) -> Page | None:
 
 def find_vm_area(addr: int) -> VmStruct | None:
     """Return the area that an address lies in.
+
+    Never sleeps; not in interrupts.
 
     Source: mm/vmalloc.c:find_vm_area @6.1.192
     """
@@ -578,6 +608,8 @@ def kvmalloc_node(size: int, flags: int, node: int) -> int | None:
 def kvmalloc(size: int, flags: int) -> int | None:
     """Allocate contiguous memory if it is easily had, otherwise as ``vmalloc()`` does.
 
+    May sleep; process context only. The memory is physically contiguous if possible, else in addresses only.
+
     Source: include/linux/slab.h:kvmalloc @6.1.192
     """
     return kvmalloc_node(size, flags, NUMA_NO_NODE)
@@ -585,6 +617,8 @@ def kvmalloc(size: int, flags: int) -> int | None:
 
 def kvzalloc_node(size: int, flags: int, node: int) -> int | None:
     """Allocate zeroed memory; see :func:`kvmalloc_node`.
+
+    May sleep; process context only. The memory is physically contiguous if possible, else in addresses only.
 
     Source: include/linux/slab.h:kvzalloc_node @6.1.192
     """
@@ -594,6 +628,8 @@ def kvzalloc_node(size: int, flags: int, node: int) -> int | None:
 def kvzalloc(size: int, flags: int) -> int | None:
     """Allocate zeroed memory; see :func:`kvmalloc`.
 
+    May sleep; process context only. The memory is physically contiguous if possible, else in addresses only.
+
     Source: include/linux/slab.h:kvzalloc @6.1.192
     """
     return kvmalloc(size, flags | _ZERO)
@@ -601,6 +637,8 @@ def kvzalloc(size: int, flags: int) -> int | None:
 
 def kvmalloc_array(n: int, size: int, flags: int) -> int | None:
     """Allocate `n` elements of `size` bytes; None if the product does not fit into a word.
+
+    May sleep; process context only. The memory is physically contiguous if possible, else in addresses only.
 
     Source: include/linux/slab.h:kvmalloc_array @6.1.192
     """
@@ -610,6 +648,8 @@ def kvmalloc_array(n: int, size: int, flags: int) -> int | None:
 
 def kvcalloc(n: int, size: int, flags: int) -> int | None:
     """Allocate `n` zeroed elements of `size` bytes.
+
+    May sleep; process context only. The memory is physically contiguous if possible, else in addresses only.
 
     Source: include/linux/slab.h:kvcalloc @6.1.192
     """
@@ -632,6 +672,8 @@ def kvfree(addr: int | None) -> None:
 def kvfree_sensitive(addr: int | None, len: int) -> None:
     """Overwrite `len` bytes with zeros, then free them as :func:`kvfree` does.
 
+    May sleep if the memory is vmalloc()'s, but not in interrupts; any context but NMIs.
+
     Source: mm/util.c:kvfree_sensitive @6.1.192
     """
     kernel = current_kernel()
@@ -642,6 +684,8 @@ def kvfree_sensitive(addr: int | None, len: int) -> None:
 
 def kvrealloc(p: int | None, oldsize: int, newsize: int, flags: int) -> int | None:
     """Return at least `newsize` bytes that begin with the old contents; the old memory is freed if it moves.
+
+    May sleep; process context only. The memory is physically contiguous if possible, else in addresses only.
 
     Source: mm/util.c:kvrealloc @6.1.192
     """
