@@ -45,3 +45,17 @@ def test_what_gives_memory_says_where_it_may_be_called(header: str) -> None:
         if callable(thing) and not inspect.isclass(thing):
             text = inspect.getdoc(thing)
             assert text and re.search(r"sleep|[Cc]ontext|interrupt|atomic", text), name
+
+
+def test_names_that_two_headers_share_are_one_function() -> None:
+    from kmem.linux import gfp, io, mm, slab, uaccess
+
+    assert mm.copy_to_user is uaccess.copy_to_user and mm.copy_from_user is uaccess.copy_from_user
+    assert mm.virt_to_phys is io.virt_to_phys and mm.phys_to_virt is io.phys_to_virt
+    for name in ("virt_to_page", "page_address", "page_to_pfn", "pfn_to_page"):
+        assert getattr(mm, name) is getattr(gfp, name)
+    with Machine.boot("x86_64", ram="256M", cmdline="slub_debug=ZFPU,tested") as m:
+        cache = slab.kmem_cache_create("tested", 64, 0, 0, None)
+        obj = m.kmem_cache_alloc(cache, slab.GFP_KERNEL)
+        assert slab.validate_slab_cache(cache) == 1
+        slab.kmem_cache_free(cache, obj)

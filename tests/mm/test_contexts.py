@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from kmem import Machine
-from kmem.errors import DeadlockError, KernelBug, KernelWarning, StateError
+from kmem.errors import DeadlockError, KernelBug, KernelOops, KernelWarning, StateError
 from kmem.linux.delay import mdelay, msleep, udelay
 from kmem.linux.gfp import GFP_ATOMIC, GFP_KERNEL, GFP_NOWAIT, alloc_pages
 from kmem.linux.interrupt import (
@@ -49,13 +49,24 @@ from kmem.linux.preempt import (
     preemptible,
 )
 from kmem.linux.rcupdate import call_rcu, rcu_barrier, rcu_read_lock, rcu_read_unlock, synchronize_rcu
-from kmem.linux.sched import cond_resched, get_current, might_sleep, might_sleep_if
+from kmem.linux.sched import (
+    cond_resched,
+    get_current,
+    might_sleep,
+    might_sleep_if,
+    schedule,
+    schedule_timeout_uninterruptible,
+)
+from kmem.linux.shrinker import Shrinker, register_shrinker, unregister_shrinker
 from kmem.linux.slab import (
+    SLAB_CONSISTENCY_CHECKS,
+    SLAB_RED_ZONE,
     kfree,
     kmalloc,
     kmem_cache_alloc,
     kmem_cache_create,
     kmem_cache_destroy,
+    kmem_cache_free,
     kmem_cache_shrink,
 )
 from kmem.linux.spinlock import (
@@ -71,6 +82,7 @@ from kmem.linux.spinlock import (
     spin_unlock_irqrestore,
 )
 from kmem.linux.timer import Timer, jiffies, mod_timer
+from kmem.linux.workqueue import alloc_workqueue, flush_workqueue
 
 
 @pytest.fixture
@@ -190,6 +202,9 @@ def test_the_place_of_a_check_is_that_of_its_call(m: Machine) -> None:
 def test_calls_are_checked_where_the_kernel_checks_them(m: Machine) -> None:
     """Creating a cache takes a mutex, destroying and shrinking one first holds CPU hotplug off."""
     cache = kmem_cache_create("units", 64, 0, 0, None)
+    queue = alloc_workqueue("queue", 0, 0)
+    fresh, registered = (Shrinker(lambda sc: 0, lambda sc: 0) for _ in range(2))
+    register_shrinker(registered)
     mutex, hotplug, alloc = (
         "kernel/locking/mutex.c:283",
         "include/linux/percpu-rwsem.h:49",
@@ -201,6 +216,10 @@ def test_calls_are_checked_where_the_kernel_checks_them(m: Machine) -> None:
         (hotplug, lambda: kmem_cache_destroy(cache)),
         (alloc, lambda: kmem_cache_alloc(cache, GFP_KERNEL)),
         (alloc, lambda: alloc_pages(GFP_KERNEL, 3)),
+        (alloc, lambda: alloc_workqueue("queue", 0, 0)),
+        (mutex, lambda: flush_workqueue(queue)),
+        (alloc, lambda: register_shrinker(fresh)),
+        ("kernel/locking/rwsem.c:1572", lambda: unregister_shrinker(registered)),
     ]
     for place, call in calls:
         with m.preempt_disabled(), pytest.raises(KernelWarning, match=f"invalid context at {re.escape(place)}"):
@@ -216,6 +235,78 @@ def test_sleeping_in_an_interrupt_ends_it(m: Machine) -> None:
     with pytest.raises(KernelWarning, match="Voluntary context switch within RCU"), rcu_read_lock():
         msleep(1)
     msleep(1)
+
+
+def test_schedule_in_atomic_context(m: Machine) -> None:
+    """The scheduler itself finds it, whether the task is going to sleep or only gives way."""
+    with pytest.raises(KernelBug, match="BUG: scheduling while atomic: init/1/0x00010001"), hardirq():
+        schedule()
+    with pytest.raises(KernelWarning, match="BUG: scheduling while atomic: init/1/0x00000002"), preempt_disable():
+        schedule()
+    with pytest.raises(KernelWarning, match="Voluntary context switch within RCU"), rcu_read_lock():
+        schedule()
+    schedule()
+    m.kernel.reports = "log"
+    lines = len(m.log.lines)
+    process = m.process("driver")
+    with process.running(), preempt_disable():
+        schedule()
+    text = m.log.text().splitlines()[lines:]
+    assert text[0] == f"BUG: scheduling while atomic: driver/{process.pid}/0x00000002"
+    assert sum(line.startswith("BUG:") for line in text) == 1
+
+
+def test_reports_say_what_has_been_reported_before(m: Machine) -> None:
+    """Flags in the order and the columns of the kernel's; an oops adds D."""
+    m.kernel.reports = "log"
+
+    def line() -> str:
+        first = len(m.log.lines)
+        with preempt_disable():
+            might_sleep()
+        return next(entry.text for entry in m.log.lines[first:] if entry.text.startswith("CPU: "))
+
+    assert line() == "CPU: 0 PID: 1 Comm: init Not tainted 6.1.0-56-amd64 #1  Debian 6.1.192-2"
+    assert line() == "CPU: 0 PID: 1 Comm: init Tainted: G        W          6.1.0-56-amd64 #1  Debian 6.1.192-2"
+    cache = kmem_cache_create("red", 64, 0, SLAB_CONSISTENCY_CHECKS | SLAB_RED_ZONE, None)
+    obj = kmem_cache_alloc(cache, GFP_KERNEL)
+    m.write(obj + 64, b"x")
+    kmem_cache_free(cache, obj)
+    assert "BUG red (Tainted: G        W         ): Right Redzone overwritten" in m.log.text()
+    assert line() == "CPU: 0 PID: 1 Comm: init Tainted: G    B   W          6.1.0-56-amd64 #1  Debian 6.1.192-2"
+    with pytest.raises(KernelOops):
+        m.read(0, 1)
+    assert line() == "CPU: 0 PID: 1 Comm: init Tainted: G    B D W          6.1.0-56-amd64 #1  Debian 6.1.192-2"
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda: msleep(20),
+        lambda: mdelay(20),
+        lambda: schedule_timeout_uninterruptible(20),
+        lambda: [cond_resched() for _ in range(30_000)],
+    ],
+)
+def test_what_a_timer_raises_comes_from_the_call_that_let_it_run(m: Machine, wait: Callable[[], object]) -> None:
+    for _ in range(2):
+        timer = Timer(lambda timer: kmalloc(64, GFP_KERNEL))
+        mod_timer(timer, jiffies() + 1)
+        with pytest.raises(KernelWarning, match="sleeping function"):
+            wait()
+    wait()
+    m.run()
+
+
+def test_a_timer_that_runs_while_others_do_fails_where_the_program_goes_on(m: Machine) -> None:
+    """The task that keeps the CPU busy has nothing to do with the timer; several failures come together."""
+    task = m.spawn(mdelay, 20)
+    for delay in (1, 2):
+        mod_timer(Timer(lambda timer: kmalloc(64, GFP_KERNEL)), jiffies() + delay)
+    with pytest.raises(ExceptionGroup) as caught:
+        msleep(100)
+    assert [type(error) for error in caught.value.exceptions] == [KernelWarning, KernelWarning]
+    m.join(task)
 
 
 def test_sections_that_are_left_otherwise_than_entered_are_reported(m: Machine) -> None:

@@ -25,6 +25,7 @@ def host() -> SimpleNamespace:
     return SimpleNamespace(
         current=Task(1, "init"),
         preempt_count=0,
+        taint=0,
         printk=Printk(Clock()),
         arch="x86_64",
         page_alloc=SimpleNamespace(cpu=0),
@@ -192,7 +193,11 @@ def test_the_stack_is_shown_at_verbose_2():
     subject.failslab.configure(probability=100)
     assert subject.should_failslab(CACHE, GFP_ATOMIC)
     lines = subject._host.printk.text().splitlines()
-    assert lines[2:5] == ["CPU: 0 PID: 1 Comm: init Not tainted 6.1.0-56-amd64", "Call Trace:", " <TASK>"]
+    assert lines[2:5] == [
+        "CPU: 0 PID: 1 Comm: init Not tainted 6.1.0-56-amd64 #1  Debian 6.1.192-2",
+        "Call Trace:",
+        " <TASK>",
+    ]
     assert lines[5].startswith(" test_the_stack_is_shown_at_verbose_2 (test_fault_inject.py:")
     assert lines[-1] == " </TASK>"
 

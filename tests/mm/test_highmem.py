@@ -12,7 +12,7 @@ import pytest
 
 from kmem import Machine
 from kmem.errors import DeadlockError, KernelBug, KernelOops
-from kmem.linux.gfp import GFP_HIGHUSER
+from kmem.linux.gfp import GFP_HIGHUSER, GFP_KERNEL
 from kmem.linux.highmem import (
     PageHighMem,
     clear_highpage,
@@ -184,3 +184,17 @@ def test_high_pages_are_counted(m: Machine) -> None:
     assert totalhigh_pages() == m.kernel.layout.max_pfn - m.kernel.max_low_pfn
     free = nr_free_highpages()
     assert 0 < free <= totalhigh_pages()
+
+
+@pytest.mark.parametrize(("arch", "lines"), [("x86_64", (166, None)), ("i386", (44, 55))])
+def test_where_kmap_and_kunmap_say_that_they_sleep(arch: str, lines: tuple[int, int | None]) -> None:
+    """Without high memory unmapping is nothing, and checks nothing."""
+    with Machine.boot(arch, ram="256M", reports="log") as m:
+        page = m.alloc_pages(GFP_KERNEL, 0)
+        for call, line in zip((kmap, kunmap), lines, strict=True):
+            first = len(m.log.lines)
+            with m.preempt_disabled():
+                call(page)
+            places = [entry.text for entry in m.log.lines[first:] if "invalid context" in entry.text]
+            assert len(places) == (line is not None)
+            assert all(place.endswith(f"include/linux/highmem-internal.h:{line}") for place in places)

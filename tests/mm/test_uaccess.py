@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from kmem import Machine
-from kmem.errors import KernelWarning, UsageError
+from kmem.errors import KernelOops, KernelWarning, UsageError
+from kmem.linux.gfp import GFP_KERNEL
 from kmem.linux.mman import MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PROT_WRITE
 from kmem.linux.uaccess import (
     access_ok,
@@ -128,15 +129,85 @@ def test_only_as_a_process(process: Process) -> None:
         copy_from_user(bytearray(3), area, 4)
 
 
-def test_faults_sleep(process: Process) -> None:
-    """Memory that was touched can be copied anywhere; bringing memory in is sleeping."""
+@pytest.mark.parametrize("section", ["preempt_disabled", "irqs_disabled"])
+def test_what_may_fault_says_so_before_it_looks_at_a_page(process: Process, section: str) -> None:
+    """Also for memory that is there already; strnlen_user() alone has no such check."""
+    area = two_pages(process)
+    process.write(area, b"here\0")
+    m = process.kernel.owner
+    clear = "arch/x86/lib/usercopy_32.c:64" if m.kernel.arch == "i386" else "arch/x86/include/asm/uaccess_64.h:96"
+    calls: list[tuple[str, Callable[[], object]]] = [
+        ("lib/usercopy.c:36", lambda: copy_to_user(area, b"zz")),
+        ("lib/usercopy.c:14", lambda: copy_from_user(bytearray(2), area)),
+        ("lib/strncpy_from_user.c:117", lambda: strncpy_from_user(bytearray(2), area, 2)),
+        (clear, lambda: clear_user(area, 2)),
+        ("test_uaccess.py:", lambda: get_user(area)),
+        ("test_uaccess.py:", lambda: put_user(1, area)),
+    ]
+    for place, call in calls:
+        with getattr(m, section)(), pytest.raises(KernelWarning, match="sleeping function") as caught:
+            call()
+        assert place in caught.value.lines[0]
+    assert process.read(area, 4) == b"here"
+    with getattr(m, section)():
+        assert strnlen_user(area, 10) == 5
+    assert f"pid: {process.pid}, name: p" in m.log.text()
+    assert f"PID: {process.pid} Comm: p " in m.log.text()
+
+
+def test_no_fault_is_answered_with_preemption_off(process: Process) -> None:
+    area = two_pages(process)
+    kernel = process.kernel
+    kernel.reports = "log"
+    process.write(area, b"here")
+    with kernel.owner.preempt_disabled():
+        assert copy_to_user(area, b"HERE") == 0
+        assert copy_to_user(area + PAGE, b"not here yet") == 12
+        assert strnlen_user(area + PAGE, 3) == 0
+    assert copy_to_user(area + PAGE, b"now") == 0
+
+
+def test_page_faults_disabled(process: Process) -> None:
+    """Between kmap_atomic() and kunmap_atomic() user memory may be tried: no report, no fault."""
     area = two_pages(process)
     process.write(area, b"here")
-    kernel = process.kernel
-    kernel.preempt_count += 1
-    try:
-        assert copy_to_user(area, b"HERE") == 0
-        with pytest.raises(KernelWarning, match="sleeping function"):
-            copy_to_user(area + PAGE, b"not here yet")
-    finally:
-        kernel.preempt_count -= 1
+    m = process.kernel.owner
+    addr = m.kmap_atomic(m.alloc_pages(GFP_KERNEL, 0))
+    assert copy_to_user(area, b"HERE") == 0
+    assert copy_to_user(area + PAGE, b"not here yet") == 12
+    m.kunmap_atomic(addr)
+    assert copy_to_user(area + PAGE, b"now") == 0
+
+
+def test_kernel_addresses_as_in_c(process: Process) -> None:
+    area = two_pages(process)
+    m = process.kernel.owner
+    buffer = m.kmalloc(64, GFP_KERNEL)
+    m.write(buffer, b"from the driver")
+    assert copy_to_user(area, buffer, 15) == 0
+    assert process.read(area, 15) == b"from the driver"
+    assert copy_from_user(buffer + 32, area + 5, 3) == 0
+    assert m.read(buffer + 32, 4) == b"the\0"
+    m.write(buffer, b"?" * 64)
+    assert copy_from_user(buffer, area + 2 * PAGE - 4, 8) == 4
+    assert m.read(buffer, 9) == bytes(8) + b"?"
+    process.write(area, b"name\0")
+    m.write(buffer, b"?" * 64)
+    assert strncpy_from_user(buffer, area, 64) == 4
+    assert m.read(buffer, 6) == b"name\0?"
+    for call in (lambda: copy_to_user(area, buffer), lambda: copy_from_user(buffer, area)):
+        with pytest.raises(UsageError, match="does not tell how many"):
+            call()
+    gone = m.vmalloc(PAGE)
+    m.vfree(gone)
+    with pytest.raises(KernelOops):
+        copy_to_user(area, gone, 8)
+
+
+def test_the_running_process_is_the_current_task(process: Process) -> None:
+    m = process.kernel.owner
+    other = m.process("other")
+    assert (m.get_current().pid, m.get_current().comm) == (process.pid, "p")
+    with other.running():
+        assert (m.get_current().pid, m.get_current().comm) == (other.pid, "other")
+    assert m.get_current().pid == process.pid

@@ -47,6 +47,7 @@ from kmem.mm.slab_api import (
     kzalloc_node,
 )
 from kmem.mm.slab_flags import *
+from kmem.mm.slub_validate import validate_slab_cache
 from kmem.mm.util import kmemdup, kstrdup, kstrndup
 from kmem.mm.vmalloc_api import (
     kvcalloc,
@@ -112,4 +113,5 @@ __all__ = [
     "kvzalloc_node",
     "kzalloc",
     "kzalloc_node",
+    "validate_slab_cache",
 ]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from kmem.machine.address_space import make_init_mm, make_layout
 from kmem.machine.pressure import Pressure, make_reclaim
 from kmem.machine.sched import Sched
-from kmem.mm.dump_stack import KERNEL_RELEASE
+from kmem.mm.dump_stack import KERNEL_RELEASE, KERNEL_VERSION
 from kmem.mm.highmem import Highmem
 from kmem.mm.kernel import Kernel
 from kmem.mm.printk import Printk
@@ -93,7 +93,8 @@ def _make_slab_bytes(kernel: Kernel, machine: Machine) -> None:
             pid=lambda: kernel.current.pid,
             comm=lambda: kernel.current.comm,
             jiffies=lambda: kernel.clock.jiffies,
-            release=KERNEL_RELEASE[kernel.arch],
+            release=f"{KERNEL_RELEASE[kernel.arch]} {KERNEL_VERSION[kernel.arch]}",
+            kernel=kernel,
         ),
     )
 

@@ -112,6 +112,7 @@ class Sched:
         self._last_pid = 2  # kthreadd's
         self._tasks: dict[int, TaskState] = {}
         self._failed: list[tuple[str, BaseException]] = []
+        self._failed_interrupts: list[Exception] = []  # those of them that no task has raised
         self.log: deque[LogLine] = deque(maxlen=LOG_ENTRIES)
         self._main = TaskState(kernel.current, None, (), kernel.page_alloc.cpu)
         self._main.started = True
@@ -290,6 +291,7 @@ class Sched:
     def raise_failures(self) -> None:
         """Raise what tasks and interrupts have raised and nobody has seen yet."""
         failed, self._failed = self._failed, []
+        self._failed_interrupts.clear()
         if len(failed) == 1:
             raise failed[0][1]
         if failed:
@@ -306,6 +308,19 @@ class Sched:
             self._ready(self._main)
             return
         self._failed.append((what, error))
+        if self._kernel.preempt_count & _IN_INTERRUPT:
+            self._failed_interrupts.append(error)
+
+    def raise_interrupts(self) -> None:
+        """Raise what interrupts have raised, timers among them, in the main task's call that let them run."""
+        errors = self._failed_interrupts
+        if not errors or self._running is not self._main or self._kernel.preempt_count & _IN_INTERRUPT:
+            return
+        self._failed_interrupts = []
+        self._failed = [entry for entry in self._failed if not any(entry[1] is error for error in errors)]
+        if len(errors) == 1:
+            raise errors[0]
+        raise ExceptionGroup(f"{len(errors)} interrupts failed", errors)
 
     # ---------------------------------------------------------------- giving up the CPU
 
@@ -354,12 +369,7 @@ class Sched:
         kernel = self._kernel
         if getcurrent() is not state.greenlet:
             raise StateError("the task that sleeps is not the one that runs", remedy="use m.spawn() for all tasks")
-        if kernel.preempt_count:
-            try:
-                scheduling_while_atomic(kernel, fatal=bool(kernel.preempt_count & _IN_INTERRUPT))
-            except BaseException:
-                state.state = TASK_RUNNING
-                raise
+        self._schedule_debug(state)
         if state.state == TASK_RUNNING:
             return True
         if kernel.rcu_nesting:
@@ -371,6 +381,19 @@ class Sched:
         finally:
             self._waits_no_more(state)
         return not state.timed_out
+
+    def _schedule_debug(self, state: TaskState) -> None:
+        """Report a task that calls the scheduler with preemption off.
+
+        Source: kernel/sched/core.c:schedule_debug @6.1.192
+        """
+        kernel = self._kernel
+        if kernel.preempt_count:
+            try:
+                scheduling_while_atomic(kernel, fatal=bool(kernel.preempt_count & _IN_INTERRUPT))
+            except BaseException:
+                state.state = TASK_RUNNING
+                raise
 
     def _report_rcu(self, state: TaskState) -> None:
         """Report a task that sleeps in an RCU read-side section.
@@ -437,6 +460,21 @@ class Sched:
             site = caller_site()
             might_sleep_report(kernel, site.file, site.line)
             return
+        self._yield()
+
+    def give_way(self) -> None:
+        """Call the scheduler without going to sleep: others run that can; a little time passes.
+
+        Context: may sleep.
+
+        Source: kernel/sched/core.c:schedule @6.1.192
+        """
+        self._schedule_debug(self._running)
+        if self._kernel.rcu_nesting:
+            self._report_rcu(self._running)
+        self._yield()
+
+    def _yield(self) -> None:
         self._check_open()
         self._clock.advance(RESCHED_NS)
         if not self._queue:

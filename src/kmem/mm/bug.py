@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kmem.errors import KernelBug, KernelPanic, KernelWarning
-from kmem.mm.dump_stack import dump_stack
+from kmem.mm.dump_stack import add_taint, dump_stack
 from kmem.mm.fault import die_header
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def warning(kernel: Kernel, place: str, function: str, message: str = "") -> Ker
     """
     where = f"WARNING: CPU: {kernel.page_alloc.cpu} PID: {kernel.current.pid} at {place} {function}"
     lines = [_CUT_HERE, *message.splitlines(), where, *dump_stack(kernel), _END_TRACE]
+    add_taint(kernel)
     error = KernelWarning("\n".join(lines))
     error.message = lines[1]
     return error

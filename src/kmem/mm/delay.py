@@ -43,6 +43,7 @@ def msleep(msecs: int) -> None:
     while timeout:
         scheduler(kernel).set_current_state(TASK_UNINTERRUPTIBLE)
         timeout = sleep_ticks(kernel, timeout, f"msleep({msecs})")
+    scheduler(kernel).raise_interrupts()
 
 
 def msleep_interruptible(msecs: int) -> int:
@@ -54,6 +55,7 @@ def msleep_interruptible(msecs: int) -> int:
     kernel = current_kernel()
     scheduler(kernel).set_current_state(TASK_INTERRUPTIBLE)
     left = sleep_ticks(kernel, msecs_to_jiffies(_not_negative(msecs, "ms")) + 1, f"msleep_interruptible({msecs})")
+    scheduler(kernel).raise_interrupts()
     return jiffies_to_msecs(left)
 
 
@@ -71,6 +73,7 @@ def _usleep(min_us: int, max_us: int, state: int) -> None:
     kernel = current_kernel()
     # nothing else wakes the CPU, so the sleep ends as late as it may
     scheduler(kernel).schedule(f"usleep_range({min_us}, {max_us})", max_us * 1000, state=state)
+    scheduler(kernel).raise_interrupts()
 
 
 def usleep_range(min: int, max: int) -> None:
@@ -102,12 +105,18 @@ def fsleep(usecs: int) -> None:
         msleep(-(-usecs // 1000))
 
 
+def _delay(time_ns: int) -> None:
+    sched = scheduler(current_kernel())
+    sched.delay(time_ns)
+    sched.raise_interrupts()
+
+
 def ndelay(nsecs: int) -> None:
     """Keep the CPU busy for `nsecs` nanoseconds; interrupts come if they are on. Context: any.
 
     Source: include/asm-generic/delay.h:ndelay @6.1.192
     """
-    scheduler(current_kernel()).delay(_not_negative(nsecs, "ns"))
+    _delay(_not_negative(nsecs, "ns"))
 
 
 def udelay(usecs: int) -> None:
@@ -115,7 +124,7 @@ def udelay(usecs: int) -> None:
 
     Source: include/asm-generic/delay.h:udelay @6.1.192
     """
-    scheduler(current_kernel()).delay(_not_negative(usecs, "us") * 1000)
+    _delay(_not_negative(usecs, "us") * 1000)
 
 
 def mdelay(msecs: int) -> None:
@@ -123,4 +132,4 @@ def mdelay(msecs: int) -> None:
 
     Source: include/linux/delay.h:mdelay @6.1.192
     """
-    scheduler(current_kernel()).delay(_not_negative(msecs, "ms") * 1_000_000)
+    _delay(_not_negative(msecs, "ms") * 1_000_000)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kmem.errors import KernelOops
-from kmem.mm.dump_stack import dump_stack
+from kmem.mm.dump_stack import add_taint, dump_stack
 from kmem.mm.pgtable import (
     PF_INSTR,
     PF_PROT,
@@ -23,6 +23,7 @@ from kmem.mm.pgtable import (
     PageFault,
     PageTable,
 )
+from kmem.mm.report import TAINT_DIE
 from kmem.mm.vmap import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -75,7 +76,9 @@ def die_header(kernel: Kernel, what: str, error_code: int) -> str:
     kernel.init_mm.die_counter += 1
     isolation = "" if kernel.arch == "i386" else " NOPTI"
     head = f"{what}: {error_code:04x} [#{kernel.init_mm.die_counter}] PREEMPT SMP{isolation}"
-    return "\n".join([head, *dump_stack(kernel)])
+    text = "\n".join([head, *dump_stack(kernel)])
+    add_taint(kernel, TAINT_DIE)
+    return text
 
 
 def page_fault_oops(kernel: Kernel, fault: PageFault, table: PageTable | None = None) -> KernelOops:

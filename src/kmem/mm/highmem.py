@@ -294,7 +294,7 @@ def kmap(page: Page | int) -> int:
     Source: include/linux/highmem-internal.h:kmap @6.1.192
     """
     kernel = current_kernel()
-    check_may_sleep(kernel, "include/linux/highmem-internal.h", 44)
+    check_may_sleep(kernel, "include/linux/highmem-internal.h", 44 if kernel.arch == "i386" else 166)
     if _high(kernel, page):
         return kernel.highmem.kmap_high(int(page))
     return _lowmem(page)
@@ -309,12 +309,13 @@ def _lowmem(page: Page | int) -> int:
 def kunmap(page: Page | int) -> None:
     """Give up an address that :func:`kmap` gave.
 
-    Context: may sleep.
+    Context: may sleep on i386, which has high memory; any on x86-64.
 
     Source: include/linux/highmem-internal.h:kunmap @6.1.192
     """
     kernel = current_kernel()
-    check_may_sleep(kernel, "include/linux/highmem-internal.h", 55)
+    if kernel.arch == "i386":
+        check_may_sleep(kernel, "include/linux/highmem-internal.h", 55)
     if _high(kernel, page):
         kernel.highmem.kunmap_high(int(page))
 
@@ -352,6 +353,7 @@ def kmap_atomic(page: Page | int) -> int:
     kernel = current_kernel()
     _high(kernel, page)  # a page at all?
     kernel.preempt_count += _PREEMPT_OFFSET
+    kernel.current.pagefault_disabled += 1
     return kmap_local_page(page)
 
 
@@ -364,6 +366,7 @@ def kunmap_atomic(addr: int) -> None:
     """
     kernel = current_kernel()
     kernel.highmem.kunmap_local(addr)
+    kernel.current.pagefault_disabled = max(0, kernel.current.pagefault_disabled - 1)
     kernel.preempt_count -= _PREEMPT_OFFSET
 
 

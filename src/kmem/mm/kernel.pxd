@@ -38,6 +38,7 @@ cdef class Kernel:
     cdef public bint init_on_alloc        # fresh memory reads as zero
     cdef public bint init_on_free         # freed memory is zeroed
     cdef public uint64_t nr_reports       # how often report() was called
+    cdef public uint64_t taint            # bits that add_taint() has set: what the kernel holds against itself
     cdef public str reports
     cdef public dict kmem_caches          # index of a cache: its KmemCache
     cdef public dict page_address_map     # frame of high memory: where kmap() has mapped it

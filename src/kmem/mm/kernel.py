@@ -74,6 +74,8 @@ class Kernel:
         RCU read-side sections that the running task is in.
     init_on_alloc, init_on_free : bool
         Whether fresh, and freed, memory is zeroed (``init_on_alloc=``, ``init_on_free=``).
+    taint : int
+        Bits of taint: what reports say after ``Tainted:``.
     kmem_caches : dict
         Index of a slab cache -> the KmemCache that names it.
     page_address_map : dict
@@ -96,6 +98,7 @@ class Kernel:
         self.kmem_caches = {}
         self.page_address_map = {}
         self.once = {}
+        self.taint = 0
         self._aids = ()
         self.watch = 0
         self._preempt_count = 0

@@ -36,6 +36,7 @@ class Kernel:
     vm: Any
     owner: Any
     nr_reports: int
+    taint: int
     init_on_alloc: bool
     init_on_free: bool
     reports: str

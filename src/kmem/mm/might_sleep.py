@@ -24,7 +24,7 @@ from typing import Final
 
 from kmem.errors import KernelBug, KernelWarning
 from kmem.mm.callers import caller_site
-from kmem.mm.dump_stack import dump_stack
+from kmem.mm.dump_stack import add_taint, dump_stack
 from kmem.mm.kernel import Kernel, current_kernel
 
 __all__ = [
@@ -74,6 +74,7 @@ def might_sleep_report(kernel: Kernel, file: str, line: int) -> None:
         f"RCU nest depth: {kernel.rcu_nesting}, expected: 0",
         *dump_stack(kernel),
     ]
+    add_taint(kernel)
     kernel.report(KernelWarning("\n".join(lines)))
 
 
@@ -128,5 +129,6 @@ def scheduling_while_atomic(kernel: Kernel, *, fatal: bool) -> None:
     # schedule() has disabled preemption itself when it looks
     lines = [f"BUG: scheduling while atomic: {task.comm}/{task.pid}/0x{kernel.preempt_count + 1:08x}"]
     lines += dump_stack(kernel)
+    add_taint(kernel)
     text = "\n".join(lines)
     kernel.report(KernelBug(text) if fatal else KernelWarning(text))

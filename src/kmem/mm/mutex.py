@@ -13,7 +13,7 @@ from typing import Final
 from kmem.errors import DeadlockError, KernelWarning
 from kmem.mm.argument import expect
 from kmem.mm.callers import caller
-from kmem.mm.dump_stack import dump_stack
+from kmem.mm.dump_stack import add_taint, dump_stack
 from kmem.mm.kernel import Kernel, current_kernel
 from kmem.mm.might_sleep import check_may_sleep
 from kmem.mm.preempt import HARDIRQ_MASK, NMI_MASK, SOFTIRQ_MASK, Section
@@ -81,6 +81,7 @@ def mutex_init(lock: Mutex) -> None:
 
 def _warn(kernel: Kernel, condition: str) -> None:
     lines = [f"DEBUG_LOCKS_WARN_ON({condition})", *dump_stack(kernel)]
+    add_taint(kernel)
     kernel.report(KernelWarning("\n".join(lines)))
 
 

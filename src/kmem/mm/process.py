@@ -170,8 +170,8 @@ class Process:
         """
         self._check()
         vm, current = self._vm, self.kernel.current
-        before = current.mm, current.comm
-        current.mm, current.comm = self.task.mm, self.task.comm
+        before = current.mm, current.comm, current.pid
+        current.mm, current.comm, current.pid = self.task.mm, self.task.comm, self.task.pid
         vm.busy[self._pid] += 1
         try:
             yield self
@@ -180,7 +180,7 @@ class Process:
                 raise ProcessKilled(f"{self.comm}[{self._pid}] was killed") from error
             raise
         finally:
-            current.mm, current.comm = before
+            current.mm, current.comm, current.pid = before
             vm.busy[self._pid] -= 1
             if not vm.busy[self._pid]:
                 del vm.busy[self._pid]

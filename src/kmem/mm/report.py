@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from kmem.mm.callers import stack
 from kmem.mm.printk import KERN_ALERT, KERN_ERR, KERN_WARNING
@@ -27,6 +28,7 @@ __all__ = [
     "Context",
     "Report",
     "hex_dump",
+    "print_info",
     "print_tainted",
 ]
 
@@ -60,6 +62,27 @@ def print_tainted(taint: int) -> str:
     if not taint:
         return "Not tainted"
     return "Tainted: " + "".join(letters[not taint >> bit & 1] for bit, letters in enumerate(_TAINT))
+
+
+def print_info(cpu: int, pid: int, comm: str, taint: int, release: str) -> str:
+    """Return the line of a report that says where, who and on what kernel.
+
+    Source: lib/dump_stack.c:dump_stack_print_info @6.1.192
+    """
+    return f"CPU: {cpu} PID: {pid} Comm: {comm[:20]} {print_tainted(taint)} {release}"
+
+
+class _Tainted(Protocol):
+    """What can be tainted: a kernel."""
+
+    taint: int
+
+
+@dataclass(slots=True)
+class _Untainted:
+    """Stands for a kernel where there is none."""
+
+    taint: int = 0
 
 
 def hex_dump(prefix: str, address: int, data: bytes | memoryview, digits: int) -> Iterator[str]:
@@ -96,11 +119,11 @@ class Context:
     stack : callable
         Returns the lines of a call trace.
     release : str
-        Kernel release.
+        Kernel release and version.
     hardware : str
         Name of the machine; empty if reports do not name it.
-    taint : int
-        Bits of taint.
+    kernel : object
+        Whose ``taint`` it is.
     lock_debugging : bool
         Whether the kernel still trusts its lock debugging, which ends with the first damage.
     die_counter : int
@@ -112,11 +135,20 @@ class Context:
     comm: Callable[[], str] = lambda: "init"
     jiffies: Callable[[], int] = lambda: 0
     stack: Callable[[], Sequence[str]] = stack
-    release: str = RELEASE
+    release: str = f"{RELEASE} #1"
     hardware: str = ""
-    taint: int = 0
+    kernel: _Tainted = field(default_factory=_Untainted)
     lock_debugging: bool = True
     die_counter: int = 0
+
+    @property
+    def taint(self) -> int:
+        """Bits of taint."""
+        return self.kernel.taint
+
+    @taint.setter
+    def taint(self, value: int) -> None:
+        self.kernel.taint = value
 
 
 @dataclass(slots=True)
@@ -169,10 +201,7 @@ class Report:
         Source: lib/dump_stack.c:dump_stack_print_info @6.1.192
         """
         context = self.context
-        self.printk(
-            f"CPU: {context.cpu()} PID: {context.pid()} Comm: {context.comm()[:20]} "
-            f"{print_tainted(context.taint)} {context.release} #1"
-        )
+        self.printk(print_info(context.cpu(), context.pid(), context.comm(), context.taint, context.release))
         if context.hardware:
             self.printk(f"Hardware name: {context.hardware}")
 

@@ -76,9 +76,10 @@ def schedule() -> None:
     """
     sched = scheduler(current_kernel())
     if sched.current_state == TASK_RUNNING:
-        sched.cond_resched()
+        sched.give_way()
     else:
         sched.sleep("a wake-up (schedule)")
+    sched.raise_interrupts()
 
 
 def io_schedule() -> None:
@@ -99,7 +100,10 @@ def schedule_timeout(timeout: int) -> int:
 
     Source: kernel/time/timer.c:schedule_timeout @6.1.192
     """
-    return sleep_ticks(current_kernel(), timeout, "a time (schedule_timeout)")
+    kernel = current_kernel()
+    left = sleep_ticks(kernel, timeout, "a time (schedule_timeout)")
+    scheduler(kernel).raise_interrupts()
+    return left
 
 
 def sleep_ticks(kernel: Kernel, timeout: int, why: str, *, holder: Task | None = None) -> int:
@@ -164,7 +168,9 @@ def cond_resched() -> int:
 
     Source: include/linux/sched.h:cond_resched @6.1.192
     """
-    scheduler(current_kernel()).cond_resched()
+    sched = scheduler(current_kernel())
+    sched.cond_resched()
+    sched.raise_interrupts()
     return 0
 
 

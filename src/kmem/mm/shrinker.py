@@ -227,7 +227,9 @@ def register_shrinker(shrinker: Shrinker, fmt: str = "", *args: object) -> int:
         raise TypeError(f"{type(shrinker).__name__} is no Shrinker")
     if shrinker.flags & SHRINKER_REGISTERED:
         raise StateError(f"shrinker {shrinker.name!r} is registered already", remedy="unregister_shrinker() first")
-    reclaim = _kernel().reclaim
+    kernel = _kernel()
+    kernel.might_sleep()  # kzalloc(GFP_KERNEL) comes before the lock
+    reclaim = kernel.reclaim
     shrinker.name = fmt % args if args else fmt
     shrinker.nr_deferred = [0] * len(reclaim.lru.nodes)
     shrinker.flags |= SHRINKER_REGISTERED
@@ -248,7 +250,11 @@ def unregister_shrinker(shrinker: Shrinker) -> None:
         raise TypeError(f"{type(shrinker).__name__} is no Shrinker")
     if not shrinker.flags & SHRINKER_REGISTERED:
         return
-    shrinkers = _kernel().reclaim.shrinkers
+    from kmem.mm.might_sleep import check_may_sleep  # which needs the kernel
+
+    kernel = _kernel()
+    check_may_sleep(kernel, "kernel/locking/rwsem.c", 1572)
+    shrinkers = kernel.reclaim.shrinkers
     if shrinker in shrinkers:
         shrinkers.remove(shrinker)
     shrinker.flags &= ~SHRINKER_REGISTERED

@@ -65,6 +65,8 @@ class Task:
     make_it_fail: bool = False
     fail_nth: int = 0
     killed: bool = False
+    #: Sections that the task is in where page faults are not answered (``pagefault_disable()``).
+    pagefault_disabled: int = field(default=0, repr=False)
     #: What the scheduler keeps of it.
     sched: Any = field(default=None, repr=False)
 

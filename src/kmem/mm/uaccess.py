@@ -3,21 +3,28 @@
 
 Each function answers as the kernel's: with the number of bytes that could not
 be copied, or with ``-EFAULT``.  Memory that the process has mapped, but not
-touched, is brought in on the way, so all of them may sleep.
+touched, is brought in on the way, so all of them may sleep, and say so before
+they look at any page.  Where a fault cannot be handled, with preemption off,
+such memory counts as missing.
 
 Source: include/linux/uaccess.h, lib/usercopy.c, lib/strncpy_from_user.c, lib/strnlen_user.c,
 arch/x86/lib/copy_user_64.S, mm/usercopy.c @6.1.192
-Differs: a copy stops at the first byte that cannot be had, where the kernel may stop up to seven before it.
+Differs: a copy stops at the first byte that cannot be had, where the kernel may stop up to seven before it. A bad
+address on the kernel's side is an oops at once; the kernel counts what it could not read as not copied.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from errno import EFAULT
+from typing import Final
 
 from kmem.errors import UsageError
+from kmem.mm import access
+from kmem.mm.callers import caller_site
 from kmem.mm.kernel import Kernel, current_kernel
 from kmem.mm.memory import FaultResult
+from kmem.mm.might_sleep import check_may_sleep, may_sleep, might_sleep_report
 from kmem.mm.mm_types import PAGE_SIZE, MmStruct
 from kmem.mm.user_fault import do_user_addr_fault, translate
 from kmem.mm.vm import Vm
@@ -33,6 +40,9 @@ __all__ = [
     "strnlen_user",
 ]
 
+#: Where a page fault says that it may sleep (mm/memory.c:get_mmap_lock_carefully).
+_FAULT_LINE: Final = 5322
+
 
 def _current(kernel: Kernel) -> tuple[Vm, MmStruct]:
     vm, mm = kernel.vm, kernel.current.mm
@@ -41,6 +51,30 @@ def _current(kernel: Kernel) -> tuple[Vm, MmStruct]:
             f"{kernel.current.comm} has no user memory", remedy="call it as a process: with process.running(): ..."
         )
     return vm, mm
+
+
+def _might_fault(kernel: Kernel, file: str, line: int) -> None:
+    """Say that user memory is about to be used, which may have to be brought in: reported where one must not sleep.
+
+    Source: mm/memory.c:__might_fault @6.1.192
+    """
+    if not kernel.current.pagefault_disabled:
+        check_may_sleep(kernel, file, line)
+
+
+def _might_fault_here(kernel: Kernel) -> None:
+    """Do as :func:`_might_fault` for a macro, which checks where it is used."""
+    if not may_sleep(kernel) and not kernel.current.pagefault_disabled:
+        site = caller_site()
+        might_sleep_report(kernel, site.file, site.line)
+
+
+def _faulthandler_disabled(kernel: Kernel) -> bool:
+    """Whether page faults are not answered now.
+
+    Source: include/linux/uaccess.h:faulthandler_disabled @6.1.192
+    """
+    return bool(kernel.preempt_count or kernel.current.pagefault_disabled)
 
 
 def _pages(addr: int, size: int, *, write: bool) -> Iterator[memoryview]:
@@ -52,7 +86,9 @@ def _pages(addr: int, size: int, *, write: bool) -> Iterator[memoryview]:
         length = min(end - addr, PAGE_SIZE - addr % PAGE_SIZE)
         phys, code = translate(vm, mm, addr, write=write)
         if code:
-            kernel.might_sleep()
+            if _faulthandler_disabled(kernel):
+                return
+            check_may_sleep(kernel, "mm/memory.c", _FAULT_LINE)
             result = do_user_addr_fault(vm, mm, addr, code)
             if result & (FaultResult.SIGSEGV | FaultResult.SIGBUS | FaultResult.OOM) or kernel.current.mm is not mm:
                 return
@@ -81,58 +117,108 @@ def access_ok(addr: int, size: int) -> bool:
     return 0 <= size <= limit and 0 <= addr <= limit - size
 
 
-def copy_to_user(to: int, from_: bytes | bytearray | memoryview, n: int | None = None) -> int:
-    """Copy bytes to the running process.
+def _size(what: int | bytes | bytearray | memoryview | None, n: int | None) -> int:
+    """Return how many bytes to copy from or to something of the kernel's.
+
+    Raises
+    ------
+    UsageError
+        There are not as many, or only the caller can know.
+    """
+    if what is None or isinstance(what, int):
+        if n is None:
+            raise UsageError("an address does not tell how many bytes to copy", remedy="give n")
+        if n < 0:
+            raise UsageError(f"{n} bytes", remedy="a number from 0")
+        return n
+    length = memoryview(what).nbytes
+    size = length if n is None else n
+    if not 0 <= size <= length:
+        raise UsageError(f"{size} bytes of {length}", remedy="copy no more than there are, or than there is room for")
+    return size
+
+
+def _store(kernel: Kernel, to: int | bytearray | memoryview | None, offset: int, data: bytes) -> None:
+    """Write to the kernel's side of a copy: an address, or a buffer."""
+    if to is None or isinstance(to, int):
+        access.write(kernel, (to or 0) + offset, data)
+    else:
+        memoryview(to).cast("B")[offset : offset + len(data)] = data
+
+
+def _read_user(from_: int, size: int) -> bytes:
+    """Return what can be read of a range of user addresses."""
+    return b"".join(bytes(view) for view in _pages(from_, size, write=False)) if access_ok(from_, size) else b""
+
+
+def _write_user(to: int, data: bytes | memoryview) -> int:
+    """Write to user addresses as far as it goes; return how far."""
+    done = 0
+    for view in _pages(to, len(data), write=True):
+        view[:] = data[done : done + len(view)]
+        done += len(view)
+    return done
+
+
+def copy_to_user(to: int, from_: int | bytes | bytearray | memoryview | None, n: int | None = None) -> int:
+    """Copy bytes of the kernel to the running process.
 
     Parameters
     ----------
     to : int
         User address.
-    from_ : bytes-like
-        What to copy.
+    from_ : int or bytes-like
+        What to copy: a kernel address as in C, or the bytes themselves.
     n : int, optional
-        How many bytes; all by default.
+        How many bytes; of a bytes-like object, all by default.
 
     Returns
     -------
     int
         Bytes that could not be copied: 0 is success.
+
+    Raises
+    ------
+    KernelOops
+        `from_` is a kernel address with nothing behind it.
 
     Notes
     -----
     Context: process, may sleep.
 
-    Source: include/linux/uaccess.h:copy_to_user @6.1.192
+    Source: lib/usercopy.c:_copy_to_user @6.1.192
     """
-    data = memoryview(from_).cast("B")
-    size = len(data) if n is None else n
-    if not 0 <= size <= len(data):
-        raise UsageError(f"{size} bytes of {len(data)}", remedy="copy no more than there are")
+    kernel = current_kernel()
+    size = _size(from_, n)
+    _might_fault(kernel, "lib/usercopy.c", 36)
     if not access_ok(to, size):
         return size
-    done = 0
-    for view in _pages(to, size, write=True):
-        view[:] = data[done : done + len(view)]
-        done += len(view)
-    return size - done
+    if from_ is None or isinstance(from_, int):
+        return size - _write_user(to, access.read(kernel, from_ or 0, size))
+    return size - _write_user(to, memoryview(from_).cast("B")[:size])
 
 
-def copy_from_user(to: bytearray | memoryview, from_: int, n: int | None = None) -> int:
+def copy_from_user(to: int | bytearray | memoryview | None, from_: int, n: int | None = None) -> int:
     """Copy bytes of the running process to the kernel.
 
     Parameters
     ----------
-    to : bytearray or memoryview
-        Where to; what could not be copied becomes zero.
+    to : int or bytearray or memoryview
+        Where to: a kernel address as in C, or a buffer; what could not be copied becomes zero.
     from_ : int
         User address.
     n : int, optional
-        How many bytes; by default as many as fit.
+        How many bytes; into a buffer, as many as fit by default.
 
     Returns
     -------
     int
         Bytes that could not be copied: 0 is success.
+
+    Raises
+    ------
+    KernelOops
+        `to` is a kernel address with nothing behind it.
 
     Notes
     -----
@@ -140,17 +226,12 @@ def copy_from_user(to: bytearray | memoryview, from_: int, n: int | None = None)
 
     Source: lib/usercopy.c:_copy_from_user @6.1.192
     """
-    buffer = memoryview(to).cast("B")
-    size = len(buffer) if n is None else n
-    if not 0 <= size <= len(buffer):
-        raise UsageError(f"{size} bytes into {len(buffer)}", remedy="copy no more than there is room for")
-    done = 0
-    if access_ok(from_, size):
-        for view in _pages(from_, size, write=False):
-            buffer[done : done + len(view)] = view
-            done += len(view)
-    buffer[done:size] = bytes(size - done)
-    return size - done
+    kernel = current_kernel()
+    size = _size(to, n)
+    _might_fault(kernel, "lib/usercopy.c", 14)
+    data = _read_user(from_, size)
+    _store(kernel, to, 0, data + bytes(size - len(data)))
+    return size - len(data)
 
 
 def clear_user(to: int, n: int) -> int:
@@ -162,13 +243,14 @@ def clear_user(to: int, n: int) -> int:
 
     Source: arch/x86/lib/usercopy_64.c:clear_user @6.1.192
     """
+    kernel = current_kernel()
+    if kernel.arch == "i386":
+        _might_fault(kernel, "arch/x86/lib/usercopy_32.c", 64)
     if not access_ok(to, n):
         return n
-    done = 0
-    for view in _pages(to, n, write=True):
-        view[:] = bytes(len(view))
-        done += len(view)
-    return n - done
+    if kernel.arch != "i386":
+        _might_fault(kernel, "arch/x86/include/asm/uaccess_64.h", 96)
+    return n - _write_user(to, bytes(n))
 
 
 def _check_word(size: int) -> None:
@@ -201,7 +283,8 @@ def put_user(x: int, ptr: int, size: int = 4) -> int:
     """
     _check_word(size)
     data = (x & ((1 << 8 * size) - 1)).to_bytes(size, "little")
-    return -EFAULT if copy_to_user(ptr, data) else 0
+    _might_fault_here(current_kernel())
+    return 0 if access_ok(ptr, size) and _write_user(ptr, data) == size else -EFAULT
 
 
 def get_user(ptr: int, size: int = 4) -> tuple[int, int]:
@@ -226,19 +309,18 @@ def get_user(ptr: int, size: int = 4) -> tuple[int, int]:
     Source: arch/x86/include/asm/uaccess.h:get_user @6.1.192
     """
     _check_word(size)
-    buffer = bytearray(size)
-    if copy_from_user(buffer, ptr):
-        return -EFAULT, 0
-    return 0, int.from_bytes(buffer, "little")
+    _might_fault_here(current_kernel())
+    data = _read_user(ptr, size)
+    return (0, int.from_bytes(data, "little")) if len(data) == size else (-EFAULT, 0)
 
 
-def strncpy_from_user(dst: bytearray | memoryview, src: int, count: int) -> int:
+def strncpy_from_user(dst: int | bytearray | memoryview | None, src: int, count: int) -> int:
     """Copy a string of the running process.
 
     Parameters
     ----------
-    dst : bytearray or memoryview
-        Where to; ends with a zero byte if there was room for it.
+    dst : int or bytearray or memoryview
+        Where to, a kernel address or a buffer; ends with a zero byte if there was room for it.
     src : int
         User address.
     count : int
@@ -255,21 +337,21 @@ def strncpy_from_user(dst: bytearray | memoryview, src: int, count: int) -> int:
 
     Source: lib/strncpy_from_user.c:strncpy_from_user @6.1.192
     """
+    kernel = current_kernel()
+    _might_fault(kernel, "lib/strncpy_from_user.c", 117)
     if count <= 0:
         return 0
     if not access_ok(src, 1):
         return -EFAULT
-    buffer = memoryview(dst).cast("B")
-    if count > len(buffer):
-        raise UsageError(f"{count} bytes into {len(buffer)}", remedy="copy no more than there is room for")
+    _size(dst, count)
     done = 0
     for view in _pages(src, count, write=False):
         piece = bytes(view)
         end = piece.find(0)
         if end >= 0:
-            buffer[done : done + end + 1] = piece[: end + 1]
+            _store(kernel, dst, done, piece[: end + 1])
             return done + end
-        buffer[done : done + len(piece)] = piece
+        _store(kernel, dst, done, piece)
         done += len(piece)
     return count if done == count else -EFAULT
 
@@ -291,7 +373,8 @@ def strnlen_user(str_: int, count: int) -> int:
 
     Notes
     -----
-    Context: process, may sleep.
+    Context: process, may sleep; alone of its kin, it is not reported where it must not: there it
+    answers 0 for memory that is not there yet.
 
     Source: lib/strnlen_user.c:strnlen_user @6.1.192
     """

@@ -268,6 +268,7 @@ def alloc_workqueue(fmt: str, flags: int, max_active: int, *args: object) -> Wor
         raise UsageError(f"max_active={max_active}")
     workqueues = _workqueues()
     kernel = current_kernel()
+    kernel.might_sleep()  # kzalloc(GFP_KERNEL) is the first that it does
     if kmalloc_fails(kernel, _WORKQUEUE_BYTES[kernel.bits_per_long]):
         return None
     queue = Workqueue(workqueues, fmt % args if args else fmt, max_active or WQ_DFL_ACTIVE)
@@ -446,6 +447,7 @@ def flush_workqueue(wq: Workqueue) -> None:
     Source: kernel/workqueue.c:__flush_workqueue @6.1.192
     """
     expect(wq, Workqueue, "the work queue")
+    check_may_sleep(current_kernel(), "kernel/locking/mutex.c", 283)
     for work in [*wq.running, *wq.works]:
         _wait_for(work)
 
