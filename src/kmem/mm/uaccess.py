@@ -42,6 +42,8 @@ __all__ = [
 
 #: Where a page fault says that it may sleep (mm/memory.c:get_mmap_lock_carefully).
 _FAULT_LINE: Final = 5322
+#: The most that one copy takes (include/linux/thread_info.h:check_copy_size).
+_INT_MAX: Final = (1 << 31) - 1
 
 
 def _current(kernel: Kernel) -> tuple[Vm, MmStruct]:
@@ -128,8 +130,8 @@ def _size(what: int | bytes | bytearray | memoryview | None, n: int | None) -> i
     if what is None or isinstance(what, int):
         if n is None:
             raise UsageError("an address does not tell how many bytes to copy", remedy="give n")
-        if n < 0:
-            raise UsageError(f"{n} bytes", remedy="a number from 0")
+        if not 0 <= n <= _INT_MAX:
+            raise UsageError(f"{n} bytes", remedy="a number from 0 to 2147483647, as check_copy_size() allows")
         return n
     length = memoryview(what).nbytes
     size = length if n is None else n
