@@ -6,12 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import Any
 
 from kmem.errors import NotSupportedError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 __all__ = ["Table", "html_table"]
 
@@ -30,20 +28,18 @@ class Table:
     """
 
     name: str
-    data: pa.Table
+    data: Any
 
     @classmethod
     def of(cls, name: str, columns: Mapping[str, Sequence[Any]]) -> Table:
         """Return a table of these columns."""
-        import pyarrow as pa
-
-        return cls(name, pa.table(dict(columns)))
+        return cls(name, import_module("pyarrow").table(dict(columns)))
 
     def __len__(self) -> int:
         return int(self.data.num_rows)
 
-    def to_arrow(self) -> pa.Table:
-        """Return the table as Arrow's."""
+    def to_arrow(self) -> Any:
+        """Return the ``pyarrow.Table``."""
         return self.data
 
     def to_polars(self) -> Any:
@@ -55,7 +51,7 @@ class Table:
             Polars is not installed.
         """
         try:
-            import polars
+            polars = import_module("polars")
         except ImportError:
             raise NotSupportedError("this needs polars", remedy="pip install polars") from None
         return polars.from_arrow(self.data)
@@ -69,7 +65,7 @@ class Table:
             pandas is not installed.
         """
         try:
-            import pandas  # noqa: F401
+            import_module("pandas")
         except ImportError:
             raise NotSupportedError("this needs pandas", remedy="pip install pandas") from None
         return self.data.to_pandas()
