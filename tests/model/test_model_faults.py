@@ -36,6 +36,7 @@ from kmem.linux.slab import (
     krealloc,
 )
 from kmem.linux.vmalloc import vfree, vmalloc
+from kmem.mm.slab_api import KmemCache
 
 STEPS = 400
 SIZES = (8, 24, 64, 100, 192, 500, 1024, 3000, 8192, 9000, 40_000)
@@ -51,10 +52,17 @@ class Program:
         self.live: dict[int, tuple[str, int, bytes]] = {}
         self.failed = 0
         self.caches = [
-            kmem_cache_create("plain", 120, 0, 0, None),
-            kmem_cache_create("aligned", 40, 0, SLAB_HWCACHE_ALIGN, None),
-            kmem_cache_create("checked", 72, 0, SLAB_POISON | SLAB_RED_ZONE, None),
+            self.cache("plain", 120, 0),
+            self.cache("aligned", 40, SLAB_HWCACHE_ALIGN),
+            self.cache("checked", 72, SLAB_POISON | SLAB_RED_ZONE),
         ]
+
+    def cache(self, name: str, size: int, flags: int) -> KmemCache:
+        """A new cache; making one may fail, too, and is tried again then."""
+        while (cache := kmem_cache_create(name, size, 0, flags, None)) is None:
+            self.failed += 1
+            self.m.validate()
+        return cache
 
     def gfp(self) -> int:
         return self.rng.choice((GFP_KERNEL, GFP_ATOMIC, GFP_NOWAIT)) | QUIET
