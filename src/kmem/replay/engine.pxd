@@ -10,7 +10,8 @@ cdef extern from *:               # a hint of the compiler: has no effect but on
     void prefetch "__builtin_prefetch" (const void *address) noexcept nogil
 
 cdef enum:                        # how many events ahead memory is fetched
-    FAR = 16
+    FAR = 16                      # its entry
+    NEAR = 6                      # the page that it stands for
 
 cdef enum:                        # Entry.kind; from OBJECT on it is live
     EMPTY = 0
@@ -22,7 +23,7 @@ cdef enum:                        # Entry.kind; from OBJECT on it is live
 
 cdef struct Entry:                # what is live in the trace: half a cache line
     uint64_t key                  # its pointer or frame number there
-    uint64_t target               # its address or frame number in the model; the CPU in the top 16 bits
+    uint64_t target               # its physical address in the model; the CPU in the top 16 bits
     uint32_t bytes_req
     uint32_t bytes_alloc
     uint32_t site
@@ -30,12 +31,18 @@ cdef struct Entry:                # what is live in the trace: half a cache line
     uint8_t kind
     uint8_t order
 
+cdef struct Look:                 # a live table, for looking ahead
+    Entry *entries
+    uint64_t mask
+
 @cython.final
 cdef class LiveTable:
     cdef readonly object array
     cdef Entry[::1] entries
     cdef readonly uint64_t count
     cdef uint64_t mask, used      # used: slots with a key, live or gone
+    cdef Look *look
+    cdef int look_here(self, Look *look) except -1
     cdef Entry *find(self, uint64_t key) except NULL
     cdef Entry *find_room(self, uint64_t key) except NULL
     cdef int take(self, Entry *entry, uint64_t key, uint8_t kind) except -1
@@ -97,6 +104,8 @@ cdef class ReplayEngine:
     cdef readonly uint64_t nr_events, nr_requests, nr_frees, nr_failures, nr_failed_in_trace
     cdef readonly uint64_t nr_unknown_frees, nr_unknown_page_frees, nr_double_allocations, nr_slab_pages
     cdef readonly int64_t time_ns
+
+    cdef Look look[2]                             # objects, blocks
 
     cdef Entry *slot_of(self, uint32_t event, uint64_t key) except NULL
     cdef int allocate(self, uint32_t kind, uint64_t key, uint64_t bytes_req, uint64_t bytes_alloc, uint32_t gfp, uint32_t site, uint32_t name, int node, bint failed) except -1

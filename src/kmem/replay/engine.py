@@ -29,7 +29,7 @@ is handed out again.
 
 import cython
 import numpy as np
-from cython.cimports.kmem.mm.page import MAX_ORDER, PGF_HEAD
+from cython.cimports.kmem.mm.page import MAX_ORDER, PGF_HEAD, Page
 from cython.cimports.kmem.mm.page_alloc import PageAllocator
 from cython.cimports.kmem.mm.slub import Slub
 from cython.cimports.kmem.trace.scan_columns import (
@@ -187,10 +187,11 @@ class LiveTable:
         before: Entry[::1] = old
         size = len(old)
         if self.count * 8 >= size * 3:
-            size *= 2 if size > 1 << 18 else 4
+            size *= 2 if size >= 1 << 18 else 4
         self.array = _aligned(size)
         self.entries = self.array
         self.mask = size - 1
+        self.look_here(self.look)
         self.used = self.count
         for i in range(before.shape[0]):
             if before[i].kind >= OBJECT:
@@ -198,6 +199,14 @@ class LiveTable:
                 while self.entries[j].kind != EMPTY:
                     j = (j + 1) & self.mask
                 self.entries[j] = before[i]
+        return 0
+
+    def look_here(self, look):
+        """Keep `look` pointing at the entries, wherever they move."""
+        self.look = look
+        if look != cython.NULL:
+            look.entries = cython.address(self.entries[0])
+            look.mask = self.mask
         return 0
 
     def live(self):
@@ -267,6 +276,8 @@ class ReplayEngine:
         self.page_offset = page_offset
         self.objects = LiveTable()
         self.blocks = LiveTable()
+        self.objects.look_here(cython.address(self.look[0]))
+        self.blocks.look_here(cython.address(self.look[1]))
         self.nr_cpus = allocator.nr_cpus
         self.cpus_array = np.zeros(self.nr_cpus, CPU_STATE_DTYPE)
         self.cpus_array["last_pfn"] = _NO_PFN
@@ -328,16 +339,20 @@ class ReplayEngine:
         i: cython.Py_ssize_t
         e: cython.uint
         here: cython.uint
+        entry: cython.pointer(Entry)
+        pages: Page[::1] = self.slub.pages
         c: cython.pointer(CpuState)
         failed: cython.bint
         wish: cython.int
         allocator: PageAllocator = self.allocator
         nr_cpus: cython.uint = self.nr_cpus
         nr_nodes: cython.int = allocator.nr_nodes
-        # The entries of the live tables are scattered over memory: fetch them some events ahead.
+        # What is live, and the pages it stands for, is scattered over memory: fetch it some events ahead.
         for i in range(start, stop):
             if i + FAR < stop:
                 prefetch(self.slot_of(event[i + FAR], target[i + FAR]))
+                entry = self.slot_of(event[i + NEAR], target[i + NEAR])
+                prefetch(cython.address(pages[(entry.target & _TARGET_MASK) >> 12]))
             e = event[i]
             here = cpu[i]
             if here >= nr_cpus:
@@ -369,11 +384,8 @@ class ReplayEngine:
 
     def slot_of(self, event, key):
         """Where the search for the object or block of an event begins."""
-        objects: cython.bint = event <= EV_KMEM_CACHE_FREE
-        mask: uint64_t = self.objects.mask if objects else self.blocks.mask
-        entries: cython.pointer(Entry)
-        entries = cython.address(self.objects.entries[0]) if objects else cython.address(self.blocks.entries[0])
-        return entries + (hash_key(key) & mask)
+        table: cython.pointer(Look) = cython.address(self.look[event > EV_KMEM_CACHE_FREE])  # which one cannot be foreseen
+        return table.entries + (hash_key(key) & table.mask)
 
     def finish(self) -> None:
         """Carry out what still waits, at the end of the trace."""
@@ -610,7 +622,7 @@ class ReplayEngine:
         if failed:
             return self.allocator.free_pages_order(got, order)
         entry = self.take_block(pfn, PAGES, order)
-        entry.target = got
+        entry.target = cython.cast(uint64_t, got) << 12
         entry.cache = (gfp >> 3) & 3
         count_alloc(usage, size, size)
         return 0
@@ -627,7 +639,7 @@ class ReplayEngine:
 
     def free_block(self, entry):
         """Free a block in the model, unless it is a slab's, and forget it."""
-        pfn: uint32_t = cython.cast(uint32_t, entry.target)
+        pfn: uint32_t = cython.cast(uint32_t, entry.target >> 12)
         order: uint32_t = entry.order
         kind: uint32_t = entry.kind
         size: uint64_t = cython.cast(uint64_t, 4096) << order
@@ -643,7 +655,7 @@ class ReplayEngine:
         entry: cython.pointer(Entry) = self.blocks.find(pfn)
         saved: Entry = entry[0]
         size: uint64_t = cython.cast(uint64_t, 4096) << saved.order
-        first: uint32_t = cython.cast(uint32_t, saved.target)
+        first: uint32_t = cython.cast(uint32_t, saved.target >> 12)
         i: uint64_t
         count_free(cython.address(self.orders[saved.order * 4 + saved.cache]), size, size)
         self.blocks.remove(entry)
@@ -651,7 +663,7 @@ class ReplayEngine:
         self.allocator.split_page(first, saved.order)
         for i in range(cython.cast(uint64_t, 1) << saved.order):
             entry = self.take_block(pfn + i, PAGES, 0)
-            entry.target = first + i
+            entry.target = (first + i) << 12
             entry.cache = saved.cache
             count_alloc(cython.address(self.orders[saved.cache]), 4096, 4096)
         return 0

@@ -136,7 +136,7 @@ def _paint_requests(owners: npt.NDArray[np.uint16], engine: ReplayEngine) -> Non
     """Pages that the trace asked for directly are known by their migrate type."""
     entries = engine.blocks.array
     held = np.flatnonzero(entries["kind"] == _PAGES)
-    pfns = (entries["target"][held] & _TARGET).astype(np.int64)
+    pfns = ((entries["target"][held] & _TARGET) >> 12).astype(np.int64)
     types = np.minimum(entries["cache"][held], 3) + np.uint16(4)
     _paint(owners, pfns, entries["order"][held], types)
 
