@@ -384,7 +384,8 @@ class ReplayEngine:
 
     def slot_of(self, event, key):
         """Where the search for the object or block of an event begins."""
-        table: cython.pointer(Look) = cython.address(self.look[event > EV_KMEM_CACHE_FREE])  # which one cannot be foreseen
+        # an index and not a condition: the CPU could not foresee which table it is
+        table: cython.pointer(Look) = cython.address(self.look[event > EV_KMEM_CACHE_FREE])
         return table.entries + (hash_key(key) & table.mask)
 
     def finish(self) -> None:
