@@ -72,7 +72,7 @@ def extensions() -> list[Extension]:
     if kind not in KINDS:
         raise SystemExit(f"KMEM_BUILD={kind!r}: expected one of {', '.join(sorted(KINDS))}")
     # a test build is compiled again and again and not measured; debug symbols would double the time of either
-    flags = ["-O3" if kind == "release" else "-O1", "-g0", "-Wno-sign-compare"]
+    flags = ["-O2" if kind == "release" else "-O1", "-g0", "-Wno-sign-compare"]
     macros: list[tuple[str, str | None]] = [("CYTHON_TRACE", "1")] if kind == "trace" else []
     modules = [
         Extension(name, ["src/" + name.replace(".", "/") + ".py"], extra_compile_args=flags, define_macros=list(macros))
