@@ -9,34 +9,68 @@ tried on it.  What the log does not say stays None.
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from kmem.analysis.rebuild import Rebuilt, rebuild, zone_names
-from kmem.analysis.remedies import PageRequest, Remedy, find_remedies, run
+from kmem.analysis.rebuild import Rebuilt, largest_order, rebuild, zone_set
+from kmem.analysis.remedies import PageRequest, Remedy, Scene, falling_mark_refuses, find_remedies, run
 from kmem.errors import InputError, KmemError
-from kmem.mm.gfp import __GFP_COMP, __GFP_DIRECT_RECLAIM, __GFP_NOFAIL, __GFP_THISNODE
+from kmem.mm.gfp import (
+    __GFP_COMP,
+    __GFP_DIRECT_RECLAIM,
+    __GFP_DMA,
+    __GFP_DMA32,
+    __GFP_HARDWALL,
+    __GFP_NOFAIL,
+    __GFP_NORETRY,
+    __GFP_THISNODE,
+)
 from kmem.mm.refusal import zone_verdict
-from kmem.profile import REFERENCE, format_gfp, profile_for
-from kmem.profile.legacy import gfp_in_reference, gfp_names_in_reference
-from kmem.trace.failures import FailureReport, MemInfo, ZoneInfo
+from kmem.profile import REFERENCE, profile_for
+from kmem.profile.legacy import gfp_in_reference, gfp_names_in_reference, legacy_gfp_names
+from kmem.trace.failures import FailureReport
+from kmem.trace.mem_info import MemInfo, ZoneInfo
 
-__all__ = ["Explanation", "ZoneVerdict", "explain"]
+__all__ = ["Explanation", "ZoneVerdict", "explain", "iter_explanations"]
 
 _MAX_ORDER = 10
+_MODEL_ORDERS = 11
+_PAGES_ASKED = ("page-allocation-failure", "slub-unable", "oom")
+_SAME_CALL_US = 1_000_000  # between a page request's report and that of the slab it was for
 # names that begin with two underscores are not to be had inside a class
 _COMP, _DIRECT_RECLAIM, _NOFAIL, _THISNODE = __GFP_COMP, __GFP_DIRECT_RECLAIM, __GFP_NOFAIL, __GFP_THISNODE
+_HARDWALL, _NORETRY = __GFP_HARDWALL, __GFP_NORETRY
+_DMA, _DMA32, _ZERO, _BOTH_MOBILITIES, _MOVABLE = __GFP_DMA, __GFP_DMA32, 0x100, 0x18, 0x8
+_FALLING_MARK_UNTIL = (4, 4)
+_MUCH_CMA = 0.5  # of what is free in the zones
+#: Functions of the allocators, and of those who print reports: whoever called them asked.
 _INNER = re.compile(
-    r"(dump_stack|warn_alloc|__?alloc_pages|alloc_pages|alloc_page_|get_page_from|__get_free|get_zeroed|slab_out_of|"
-    r"allocate_slab|new_slab|_+slab_alloc|slab_alloc|kmem_cache_alloc|_*kmalloc|kmalloc|__do_kmalloc|kzalloc|kcalloc|"
-    r"dump_header|oom_kill|out_of_memory|mem_cgroup_out|mem_cgroup_oom|try_charge|__?vmalloc|vmalloc|vzalloc|"
-    r"vm_area_alloc|alloc_vmap|__get_vm_area|get_vm_area|kvmalloc|show_stack|warn_slowpath|__warn|warn_alloc_failed|"
-    r"__show_regs|show_regs|report_bug|handle_bug|exc_invalid_op|asm_exc_invalid_op|krealloc|kmemdup|folio_alloc|"
-    r"__folio_alloc|vma_alloc_folio|asm_exc_page_fault_dummy|_cond_resched|dump_backtrace|unwind_backtrace|"
-    r"mempool_alloc|cache_alloc|cache_grow|kmem_getpages|fallback_alloc|ret_from_exception_dummy)"
+    r"_*(?:"
+    # printing
+    r"dump_stack|dump_backtrace|unwind_backtrace|show_stack|show_trace|show_regs|c_backtrace|warn_slowpath|"
+    r"warn(?:_alloc|_slowpath|ed)?(?:$|[._])|report_bug|handle_bug|exc_invalid_op|asm_exc_invalid_op|do_error_trap|"
+    r"do_invalid_op|invalid_op|fixup_bug|do_trap|ud2|handle_BUG|bug_handler|dump_header|"
+    # pages
+    r"alloc_pages|alloc_frozen_pages|alloc_page_|alloc_pages_|alloc_kmem_pages|alloc_contig|alloc_slab_page|"
+    r"get_page_from|get_free_page|get_zeroed|folio_alloc|filemap_alloc_folio|vma_alloc_folio|page_cache_alloc|"
+    r"alloc_page_frag|page_frag|"
+    # slabs
+    r"slab_out_of|allocate_slab|new_slab|slab_alloc|slab_do_alloc|kmem_cache_alloc|kmem_getpages|cache_alloc|"
+    r"cache_grow|fallback_alloc|slub_alloc|kmalloc|do_kmalloc|kzalloc|kcalloc|kmemdup|krealloc|kvmalloc|kvzalloc|"
+    r"kvcalloc|mempool_alloc|"
+    # the vmalloc area
+    r"vmalloc|vzalloc|vm_area_alloc|alloc_vmap|get_vm_area|vmap_area|vm_map_ram|"
+    # running out
+    r"oom_kill|out_of_memory|pagefault_out_of|mem_cgroup|memcg|obj_cgroup|try_charge|charge_memcg|"
+    r"pcpu_alloc"
+    r")"
 )
+_SLAB_PAGES = re.compile(r"_*(?:allocate_slab|new_slab|alloc_slab_page|cache_grow|kmem_getpages)")
+#: How far down a call trace whose entries are all uncertain can still be the allocators'.
+_DOUBTFUL_DEPTH = 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,67 +150,84 @@ class Explanation:
 
     @property
     def caller(self) -> str | None:
-        """The first function of the call trace outside the allocator."""
-        return next((fn for fn in self.report.stack if not _INNER.match(fn)), None)
+        """The first function of the call trace outside the allocators."""
+        stack = self.report.stack
+        if self.report.stack_certain:
+            return next((fn for fn in stack if not _INNER.match(fn)), None)
+        # what is left over from earlier calls stands between the entries: behind the last of the allocators' own
+        inner = [at for at, fn in enumerate(stack[:_DOUBTFUL_DEPTH]) if _INNER.match(fn)]
+        return next((fn for fn in stack[inner[-1] + 1 :] if not _INNER.match(fn)), None) if inner else None
 
     @property
     def gfp_names(self) -> str | None:
-        """The flags as the log or, failing that, the reference kernel prints them."""
-        if self.report.gfp_names:
-            return self.report.gfp_names
-        return None if self.gfp is None else format_gfp(self.gfp)
+        """The flags as the log prints them or, failing that, by their names in the kernel that wrote it."""
+        report = self.report
+        if report.gfp_names or report.gfp is None:
+            return report.gfp_names
+        version = _version(report.kernel)
+        return legacy_gfp_names(report.gfp, version, profile_for(version) if version else REFERENCE)
 
 
 def explain(reports: Iterable[FailureReport]) -> list[Explanation]:
-    """Explain each report of a log.
+    """Explain each report of a log; see :func:`iter_explanations`."""
+    return list(iter_explanations(reports))
+
+
+def iter_explanations(reports: Iterable[FailureReport]) -> Iterator[Explanation]:
+    """Explain each report of a log, one after the other.
 
     Parameters
     ----------
     reports : iterable of FailureReport
         In the order of the log: a slab's failure is explained with the state
         printed for the page request just before it.
+
+    Notes
+    -----
+    Complexity: some 40 runs of the model for a report with a Mem-Info block.
     """
-    answers: list[Explanation] = []
     before: FailureReport | None = None
     for report in reports:
-        answers.append(_Explainer(report, before).answer())
+        yield _Explainer(report, before).answer()
         before = report
-    return answers
 
 
 class _Explainer:
     def __init__(self, report: FailureReport, before: FailureReport | None) -> None:
-        self.report = report
         self.out = Explanation(report, order=report.order, size_bytes=report.size_bytes)
         self.info = report.meminfo
-        if report.kind == "slub-unable" and self.info is None and before is not None:
+        if report.kind == "slub-unable" and self.info is None and before is not None and _same_call(before, report):
             # the page request of the same call, printed a moment earlier
-            if before.kind == "page-allocation-failure" and before.order == (report.order or 0):
-                self.info = before.meminfo
-                report.stack = report.stack or before.stack
-                report.comm, report.pid = report.comm or before.comm, report.pid or before.pid
+            self.info = before.meminfo
+            report = dataclasses.replace(
+                report,
+                stack=report.stack or before.stack,
+                stack_certain=before.stack_certain,
+                in_interrupt=before.in_interrupt,
+                comm=report.comm or before.comm,
+                pid=before.pid if report.pid is None else report.pid,
+                kernel=before.kernel,
+                nodes=before.nodes,
+                mems_allowed=before.mems_allowed,
+            )
+            self.out.report = report
+        self.report = report
+        self.version = _version(report.kernel)
 
     def answer(self) -> Explanation:
         out, report = self.out, self.report
         self.flags()
-        if report.kind in ("page-allocation-failure", "slub-unable", "oom"):
+        if report.kind in _PAGES_ASKED:
             if report.kind != "slub-unable" and report.order is not None:
                 out.size_bytes = (self.info.page_kb if self.info else 4) << (10 + report.order)
             self.pages()
         elif report.kind == "memcg-oom":
-            out.reason = "cgroup-limit"
-            out.size_bytes = None if report.order is None else 4096 << report.order
-            limit = report.detail.get("limit_kb")
-            out.summary.append(
-                "The memory cgroup is at its limit"
-                + (f" of {limit} kB" if limit else "")
-                + "; the machine may have plenty."
-            )
+            self.cgroup()
         elif report.kind == "order-warning":
             out.reason = "order-too-large"
             out.summary.append(
-                f"The request is larger than the page allocator's largest block (order {_MAX_ORDER}, 4 MiB): "
-                "no amount of free memory would serve it."
+                f"The request is larger than the page allocator's largest block (order {_MAX_ORDER}, 4 MiB, if pages "
+                "have 4 KiB): no amount of free memory would serve it."
             )
             out.unknown += ["the order and the flags of the request: this warning does not print them"]
         elif report.kind == "vmalloc-failure":
@@ -184,7 +235,20 @@ class _Explainer:
         else:
             out.reason = "none"
             self.show_mem()
+        if "suppressed" in report.detail:
+            out.unknown.append(f"{report.detail['suppressed']} reports just before, which the kernel left out")
         return out
+
+    def cgroup(self) -> None:
+        out = self.out
+        out.reason = "cgroup-limit"
+        out.size_bytes = None if self.report.order is None else 4096 << self.report.order
+        limit = self.report.detail.get("limit_kb")
+        out.summary.append(
+            "The memory cgroup is at its limit"
+            + (f" of {limit} kB" if limit else "")
+            + "; the machine may have plenty."
+        )
 
     # -- the request --------------------------------------------------------
 
@@ -192,60 +256,109 @@ class _Explainer:
         report = self.report
         if report.gfp is None and not report.gfp_names:
             return
-        version = _version(report.kernel)
         if report.gfp_names:
             self.out.gfp, unknown = gfp_names_in_reference(report.gfp_names)
             if unknown:
                 self.out.unknown.append(f"what {', '.join(unknown)} means: no known kernel has it")
         else:
             assert report.gfp is not None
-            profile = profile_for(version) if version else REFERENCE
-            self.out.gfp = gfp_in_reference(report.gfp, version, profile)
+            profile = profile_for(self.version) if self.version else REFERENCE
+            self.out.gfp = gfp_in_reference(report.gfp, self.version, profile)
         # no caller asks for both; the model refuses what the kernel only warns of
-        if self.out.gfp & 0x18 == 0x18:
-            self.out.gfp &= ~0x8
+        if self.out.gfp & _BOTH_MOBILITIES == _BOTH_MOBILITIES:
+            self.out.gfp &= ~_MOVABLE
 
     def pages(self) -> None:
-        out, info = self.out, self.info
+        out, info, report = self.out, self.info, self.report
+        if report.detail.get("asked") == "sysrq-f":
+            out.reason = "none"
+            out.summary.append("No failure: somebody had the OOM killer choose a process (sysrq-f).")
+            return
         if out.order is None:
             out.unknown.append("the order of the request")
-        elif out.order > _MAX_ORDER:
+        elif out.order > (largest_order(info) if info is not None and info.complete else _MAX_ORDER):
             out.reason = "order-too-large"
-            out.summary.append(f"No zone ever has a block of order {out.order}: {_MAX_ORDER} is the largest.")
+            out.summary.append(f"No zone of the machine ever has a block of order {out.order}.")
             return
+        if report.kind == "oom":
+            out.reason = "memory-exhausted"
         if info is None or not info.complete:
-            what = "cut off" if info is not None and info.zones else "missing"
-            out.unknown.append(f"the state of memory: the Mem-Info block is {what}")
-            if self.report.kind == "oom":
-                out.reason = "memory-exhausted"
-                out.summary.append("Memory and swap were used up, and a process was killed to free some.")
+            self.no_state()
             return
         if out.gfp is None or out.order is None:
             out.unknown.append("the flags of the request")
             return
-        gfp = out.gfp & ~_NOFAIL
-        if self.report.kind == "slub-unable":
-            gfp = (gfp | _COMP) & ~0x100  # as SLUB asks for its slabs; it zeroes objects itself
+        if out.order >= _MODEL_ORDERS:
+            out.unknown.append(f"whether the model agrees: it has no blocks of order {out.order}")
+            return
         try:
-            rebuilt = rebuild(info)
+            self.on_the_model(info)
         except KmemError as error:
             out.unknown.append(f"a state that fits the Mem-Info block: {error.message}")
-            return
-        node = self.node_of(rebuilt, gfp, out.order)
-        request = PageRequest(gfp, out.order, node)
-        out.zones = _verdicts(rebuilt, info, request)
-        served = run(info, request)
+
+    def no_state(self) -> None:
+        out, info = self.out, self.info
+        what = "missing" if info is None or not info.zones else info.damage or "cut off"
+        out.unknown.append(f"the state of memory: the Mem-Info block is {what}")
+        if self.report.kind == "oom":
+            out.summary.append("Memory and swap were used up, and a process was killed to free some.")
+        elif out.order == 0:
+            # a single page is a block: only their number can have been too small
+            out.reason = "below-watermark"
+
+    def on_the_model(self, info: MemInfo) -> None:
+        """Compare the request with each zone, run it on the printed state, and look for remedies."""
+        out, report = self.out, self.report
+        assert out.gfp is not None and out.order is not None
+        gfp = out.gfp & ~_NOFAIL
+        if report.kind == "slub-unable":
+            gfp = (gfp | _COMP) & ~_ZERO  # as SLUB asks for its slabs; it zeroes objects itself
+        kernel_zones = zone_set(info)
+        gfp &= ~((_DMA if "DMA" not in kernel_zones else 0) | (_DMA32 if "DMA32" not in kernel_zones else 0))
+        scene = Scene(
+            info,
+            self.allowed_nodes(info, gfp),
+            self.falling_mark(),
+            report.in_interrupt,
+            _slab_order(report, info.page_kb) if report.kind == "slub-unable" or _for_slab(report) else None,
+            report.kind == "oom",
+            self.version,
+        )
+        rebuilt = rebuild(info, nodes=scene.nodes)
+        request = PageRequest(gfp, out.order, self.node_of(rebuilt, gfp, out.order))
+        out.zones = _verdicts(rebuilt, scene, request)
+        served = run(scene, request)
         out.model_agrees = not served
         if served:
             out.cause = "state-changed"
         self.reason()
-        self.sentences(info, request)
+        self.sentences(scene, request)
         if not served:
-            out.remedies = find_remedies(info, request, slab=self.report.kind == "slub-unable")
+            out.remedies = find_remedies(scene, request)
+
+    def falling_mark(self) -> bool:
+        """Whether the kernel is so old that its watermark falls from order to order."""
+        if self.version is not None:
+            return self.version < _FALLING_MARK_UNTIL
+        report = self.report
+        return report.gfp is not None and report.gfp_names is None and not report.gfp & 0x2400000
+
+    def allowed_nodes(self, info: MemInfo, gfp: int) -> frozenset[int] | None:
+        """The nodes that the log restricts the request to, None if it does not."""
+        printed = {zone.node for zone in info.zones}
+        allowed = set(printed)
+        if self.report.nodes is not None:
+            allowed &= self.report.nodes
+        if self.report.mems_allowed is not None and gfp & _HARDWALL:
+            allowed &= self.report.mems_allowed
+        return frozenset(allowed) if allowed and allowed != printed else None
 
     def node_of(self, rebuilt: Rebuilt, gfp: int, order: int) -> int:
         """The node that the request preferred: with __GFP_THISNODE, the first that refuses it."""
         nodes = sorted({node for node, _ in rebuilt.zones})
+        asked = self.report.detail.get("node")
+        if isinstance(asked, int) and asked in nodes:
+            return asked
         if not gfp & _THISNODE:
             return nodes[0]
         for node in nodes:
@@ -260,17 +373,22 @@ class _Explainer:
 
     def reason(self) -> None:
         verdicts = {zone.verdict for zone in self.out.zones if zone.eligible}
-        if self.report.kind == "oom":
-            self.out.reason = "memory-exhausted"
-        elif "no-block-of-order" in verdicts:
-            self.out.reason = "no-block-of-order"
+        if not self.out.order:
+            broken = False
+        elif self.out.cause:
+            # what was missing came up since; where pages were plenty, it was a block
+            broken = "no-block-of-order" in verdicts or "below-watermark" not in verdicts
         else:
+            broken = "no-block-of-order" in verdicts
+        if broken:
+            self.out.reason = "no-block-of-order"
+        elif self.report.kind != "oom":
             self.out.reason = "below-watermark"
 
     # -- words --------------------------------------------------------------
 
-    def sentences(self, info: MemInfo, request: PageRequest) -> None:
-        out = self.out
+    def sentences(self, scene: Scene, request: PageRequest) -> None:
+        out, info = self.out, scene.info
         mib = info.page_kb / 1024
         eligible = [zone for zone in out.zones if zone.eligible]
         names = ", ".join(dict.fromkeys(zone.name for zone in eligible))
@@ -285,30 +403,64 @@ class _Explainer:
             out.summary.append("Plenty is free, but in a zone that this request may not use.")
         if out.reason == "no-block-of-order":
             out.summary += _shape(info, {(zone.node, zone.name) for zone in eligible}, request.order)
-        elif out.reason == "below-watermark":
+            if scene.falling_mark and any(self.large_enough(info, zone, request.order) for zone in eligible):
+                out.summary.append(
+                    f"Kernels before {_FALLING_MARK_UNTIL[0]}.{_FALLING_MARK_UNTIL[1]} do not hand out the last large "
+                    "blocks: a falling part of the watermark has to be left in blocks of each order."
+                )
+        elif out.reason == "below-watermark" and not out.cause:
             out.summary.append(f"Each zone that the request may use ({names}) has too few free pages left for it.")
         elif out.reason == "memory-exhausted":
             out.summary.append(
                 f"Memory was used up in each zone that the request may use ({names}), and "
                 + ("there is no swap." if not info.swap_total_kb else f"{info.swap_free_kb} kB of swap were free.")
             )
-        out.summary.append(
-            "The caller may wait: reclaim and compaction were tried first."
-            if request.gfp & _DIRECT_RECLAIM
-            else "The caller may not wait: nothing could be reclaimed or compacted for it."
+        self.contiguous_areas(info, request, {(zone.node, zone.name) for zone in eligible}, usable)
+        out.summary.append(self.waiting(request))
+
+    def large_enough(self, info: MemInfo, verdict: ZoneVerdict, order: int) -> bool:
+        """Whether a zone has a block of an order, or a larger one."""
+        return any(
+            count
+            for zone in info.zones
+            if (zone.node, zone.name) == (verdict.node, verdict.name)
+            for count, _ in (zone.blocks or [])[order:]
         )
 
+    def contiguous_areas(self, info: MemInfo, request: PageRequest, zones: set[tuple[int, str]], usable: int) -> None:
+        """Say if what is free is set aside for devices (CMA)."""
+        cma = sum(zone.counters.get("free_cma", 0) for zone in info.zones if (zone.node, zone.name) in zones)
+        if not request.gfp & _MOVABLE and cma // info.page_kb > _MUCH_CMA * usable:
+            self.out.summary.append(
+                f"{cma >> 10} MiB of what is free are in CMA areas, kept for devices: only movable pages may lie there."
+            )
+
+    def waiting(self, request: PageRequest) -> str:
+        if not request.gfp & _DIRECT_RECLAIM:
+            return "The caller may not wait: nothing could be reclaimed or compacted for it."
+        tried = "reclaim and compaction were" if request.order else "reclaim was"
+        return f"The caller may wait: {tried} tried first" + (", once." if request.gfp & _NORETRY else ".")
+
     def show_mem(self) -> None:
-        out, info = self.out, self.info
+        out, info, detail = self.out, self.info, self.report.detail
+        if "stalled_ms" in detail:
+            out.summary.append(f"No failure yet: the request had been waiting for {detail['stalled_ms']} ms.")
+        elif detail.get("asked"):
+            out.summary.append("No failure: somebody asked for the state of memory (sysrq-m).")
+        else:
+            out.summary.append(
+                "The state of memory, and no failed request before it: somebody asked for it (sysrq-m does), "
+                "or the log begins too late."
+            )
         if info is None or not info.complete:
-            out.unknown.append("part of the state of memory: the Mem-Info block is cut off")
+            what = f": {info.damage}" if info is not None and info.damage else " is cut off"
+            out.unknown.append(f"part of the state of memory: the Mem-Info block{what}")
         if info is None or not info.zones:
             return
         kb = info.page_kb
         out.zones = [
             ZoneVerdict(zone.node, zone.name, True, "ok", zone.counters.get("free", 0) // kb) for zone in info.zones
         ]
-        out.summary.append("No failure: somebody asked for the state of memory (sysrq-m).")
         out.summary += _shape(info, {(zone.node, zone.name) for zone in info.zones}, None)
 
     # -- vmalloc ------------------------------------------------------------
@@ -317,33 +469,81 @@ class _Explainer:
         out, info = self.out, self.info
         what = str(self.report.detail.get("what", ""))
         size = out.size_bytes
-        if "exceeds total pages" in what:
+        total = None
+        if info is not None and info.pages_ram:
+            total = info.pages_ram - (info.pages_reserved or 0)
+        too_large = None if total is None or not size or info is None else size // (info.page_kb << 10) > total
+        if "exceeds total pages" in what or (what == "allocation failure" and too_large):
             out.reason = "size-too-large"
             out.summary.append("The request is larger than all memory of the machine.")
-            if info is not None and info.pages_ram and size:
-                total = info.pages_ram - (info.pages_reserved or 0)
-                out.model_agrees = size // (info.page_kb << 10) > total
+            out.model_agrees = too_large
+            if total is not None and size and info is not None:
                 out.summary.append(
                     f"It asks for {size >> 20} MiB; the machine manages {total * info.page_kb >> 10} MiB."
                 )
-        elif "no room" in what or "vm_struct" in what:
-            out.reason = "address-space"
-            out.summary.append(
-                "The vmalloc area has no gap of this size: addresses are short, not pages. "
-                "On a 32-bit machine vmalloc=SIZE on the command line makes the area larger."
-            )
-            out.unknown.append("which areas are in use: /proc/vmallocinfo tells")
+        elif "no room" in what or "vm_struct" in what or "exceeds requested range" in what:
+            self.no_addresses(info)
+        elif what == "allocation failure":
+            out.summary.append("No area was made: the request is larger than all memory, or no gap of addresses is.")
+            out.unknown.append("which of the two: the kernel says so in a line before, unless it printed too many")
         else:
             out.reason = "memory-exhausted"
             out.summary.append("There were too few free pages to fill the area with.")
-            if info is not None and info.complete and out.gfp is not None:
-                request = PageRequest(out.gfp & ~_NOFAIL, 0)
-                rebuilt = rebuild(info)
-                out.zones = _verdicts(rebuilt, info, request)
-                out.model_agrees = not run(info, request)
-                out.cause = None if out.model_agrees else "state-changed"
-        if info is not None and info.complete and out.model_agrees is None and out.reason == "address-space":
+            self.single_page(info, what)
+
+    def no_addresses(self, info: MemInfo | None) -> None:
+        out = self.out
+        out.reason = "address-space"
+        out.summary.append(
+            "The vmalloc area has no gap of this size: addresses are short, not pages. "
+            "On a 32-bit machine vmalloc=SIZE on the command line makes the area larger."
+        )
+        out.unknown.append("which areas are in use: /proc/vmallocinfo tells")
+        if info is not None and info.complete:
             out.unknown.append("whether the model agrees: the areas are not printed")
+
+    def single_page(self, info: MemInfo | None, what: str) -> None:
+        """Whether the printed state has another page, or block, for an area that could not be filled."""
+        out = self.out
+        if info is None or not info.complete or out.gfp is None:
+            return
+        order = re.search(r"page order (\d+)", what)
+        request = PageRequest(out.gfp & ~_NOFAIL, int(order[1]) if order and len(order[1]) < 2 else 0)
+        scene = Scene(info, self.allowed_nodes(info, out.gfp), self.falling_mark())
+        try:
+            out.zones = _verdicts(rebuild(info, nodes=scene.nodes), scene, request)
+            out.model_agrees = not run(scene, request)
+        except KmemError as error:
+            out.unknown.append(f"a state that fits the Mem-Info block: {error.message}")
+            return
+        out.cause = None if out.model_agrees else "state-changed"
+
+
+def _same_call(pages: FailureReport, slab: FailureReport) -> bool:
+    """Whether a page request was one for the slab that is reported next."""
+    if pages.kind != "page-allocation-failure" or pages.order != (slab.order or 0) or "node" not in slab.detail:
+        return False
+    if pages.time_us is not None and slab.time_us is not None and slab.time_us - pages.time_us > _SAME_CALL_US:
+        return False
+    return not pages.stack or any("slab" in fn or "kmem_cache" in fn or "kmem_getpages" in fn for fn in pages.stack)
+
+
+def _for_slab(report: FailureReport) -> bool:
+    """Whether the pages were to be a slab: it asks for the least that will do, and nobody chooses."""
+    for fn in report.stack:
+        if not _INNER.match(fn):
+            return False
+        if _SLAB_PAGES.match(fn):
+            return True
+    return False
+
+
+def _slab_order(report: FailureReport, page_kb: int) -> int | None:
+    """The order that an object of this size needs; the cache's if debugging data did not raise that."""
+    size, order = report.size_bytes, report.order
+    if size is None or order is None or "debug" not in report.detail:
+        return order
+    return max(-(-size // (page_kb << 10)) - 1, 0).bit_length()
 
 
 def _version(kernel: str | None) -> tuple[int, int] | None:
@@ -351,13 +551,21 @@ def _version(kernel: str | None) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2])) if match else None
 
 
-def _verdicts(rebuilt: Rebuilt, info: MemInfo, request: PageRequest) -> list[ZoneVerdict]:
+def _verdicts(rebuilt: Rebuilt, scene: Scene, request: PageRequest) -> list[ZoneVerdict]:
     verdicts = []
     for (node, name), zone in sorted(rebuilt.zones.items(), key=lambda item: item[1]):
         got = zone_verdict(rebuilt.allocator, zone, request.gfp, request.order, request.node)
         numbers = {key: int(got[key]) for key in ("free", "unusable", "mark", "reserve")}
-        verdicts.append(ZoneVerdict(node, name, got["verdict"] != "not-eligible", got["verdict"], **numbers))
-    return verdicts + _unprinted(info)
+        verdict = got["verdict"]
+        if verdict == "ok" and scene.falling_mark and request.order:
+            refused = falling_mark_refuses(rebuilt, zone, request.gfp, request.order)
+            verdict = "no-block-of-order" if refused else verdict
+        verdicts.append(ZoneVerdict(node, name, verdict != "not-eligible", verdict, **numbers))
+    for info_zone in scene.info.zones:  # on nodes that the request may not use
+        if (info_zone.node, info_zone.name) not in rebuilt.zones:
+            free = info_zone.counters.get("free", 0) // scene.info.page_kb
+            verdicts.append(ZoneVerdict(info_zone.node, info_zone.name, False, "not-eligible", free))
+    return verdicts + _unprinted(scene.info)
 
 
 def _unprinted(info: MemInfo) -> list[ZoneVerdict]:
@@ -367,7 +575,7 @@ def _unprinted(info: MemInfo) -> list[ZoneVerdict]:
     so its steps tell which zones there are; what is free in them is the total
     less what was printed.
     """
-    names = zone_names(info)
+    names = zone_set(info)
     printed = {zone.name for zone in info.zones}
     hidden = []
     for zone in info.zones:
@@ -399,10 +607,14 @@ def _shape(info: MemInfo, zones: set[tuple[int, str]], order: int | None) -> lis
     typical = next(at for at in range(32) if sum(counts[: at + 1]) >= 0.9 * free)
     if order is None and typical > 3:
         return []
+    if order is not None and typical >= order:
+        size = f"order {order} ({info.page_kb << order} kB)"
+        return [f"Free blocks of {size} are there, but none that this request may use: {amount} is free."]
     if typical == 0:
         pieces = "in single pages"
     else:
-        pieces = f"in blocks of at most {info.page_kb << typical} kB (order {typical})"
+        most = "" if largest == typical else "mostly "
+        pieces = f"{most}in blocks of at most {info.page_kb << typical} kB (order {typical})"
     text = f"{amount} is free, but {pieces}."
     if order is None:
         return [f"It is fragmented: {text}"]
@@ -415,20 +627,13 @@ def _managed(zone: ZoneInfo) -> int:
     return zone.counters.get("managed", zone.counters.get("present", 0))
 
 
-def check(explanations: list[Explanation], name: str) -> None:
-    """Refuse a log without any report.
-
-    Raises
-    ------
-    InputError
-        If there is nothing to explain.
-    """
-    if not explanations:
-        raise InputError(
-            "no failed allocation and no Mem-Info in this log",
-            file=name,
-            remedy="give the output of dmesg or journalctl -k from the boot in which it failed",
-        )
+def nothing_found(name: str) -> InputError:
+    """The error for a log without any report."""
+    return InputError(
+        "no failed allocation and no Mem-Info in this log",
+        file=name,
+        remedy="give the output of dmesg or journalctl -k from the boot in which it failed",
+    )
 
 
 def as_dict(answer: Explanation) -> dict[str, Any]:

@@ -8,6 +8,7 @@ Nothing is proposed that merely hands out a reserve.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from kmem.mm.gfp import (
     __GFP_HIGHMEM,
     __GFP_MOVABLE,
     __GFP_NOFAIL,
+    __GFP_NOMEMALLOC,
     __GFP_NORETRY,
     __GFP_THISNODE,
     GFP_KERNEL,
@@ -30,15 +32,18 @@ from kmem.mm.hooks import Hooks, Request
 from kmem.mm.mempool import mempool_alloc, mempool_create
 from kmem.mm.page_alloc import NO_FRAME, PageAllocator
 from kmem.profile import format_gfp
-from kmem.trace.failures import MemInfo
+from kmem.trace.mem_info import MemInfo, ZoneInfo
 
-__all__ = ["PageRequest", "Remedy", "find_remedies", "run"]
+__all__ = ["PageRequest", "Remedy", "Scene", "falling_mark_refuses", "find_remedies", "run"]
 
 _CLUSTER = 32  # SWAP_CLUSTER_MAX: what one round of direct reclaim frees
 _FACTORS = (1.25, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _SCALES = (20, 50, 100, 200, 300, 500, 1000)
+_SCALE_FACTOR_SINCE = (4, 6)
 _ENOUGH = 64  # requests that a moved reserve has to serve
 _HALF = 0.5  # of a zone's memory: more than this is never set aside as watermark
+_BARRED = 1 << 40  # a watermark that nothing is above
+_ATOMIC = 0x200  # __GFP_ATOMIC
 
 
 def _may_sleep(gfp: int) -> bool:
@@ -60,6 +65,40 @@ class PageRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Scene:
+    """Where a request failed.
+
+    Attributes
+    ----------
+    info : MemInfo
+        A complete one.
+    nodes : frozenset of int or None
+        The only nodes that the request may use.
+    falling_mark : bool
+        Whether the kernel is older than 4.4: for a request of some order it wants
+        free pages above half of the watermark among those in blocks of order 1
+        and larger, above a quarter among those in blocks of order 2 and larger ...
+    in_interrupt : bool
+        Whether nobody there may wait.
+    slab_order : int or None
+        For a slab: the order that objects of this size need without debugging
+        data; None if the request is for no slab.
+    oom : bool
+        Whether a process was killed for it: then memory is used up, not just out of reach.
+    version : (int, int) or None
+        Of the kernel: what it does not have yet is no remedy.
+    """
+
+    info: MemInfo
+    nodes: frozenset[int] | None = None
+    falling_mark: bool = False
+    in_interrupt: bool = False
+    slab_order: int | None = None
+    oom: bool = False
+    version: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Remedy:
     """One change after which the request succeeded in the model.
 
@@ -68,7 +107,7 @@ class Remedy:
     kind : str
         ``smaller-order``, ``kvmalloc``, ``flags``, ``min_free_kbytes``,
         ``watermark_scale_factor``, ``lowmem_reserve_ratio``, ``mempool``,
-        ``compaction`` or ``swap``.
+        ``compaction``, ``slub_debug`` or ``swap``.
     change : dict
         What was changed, and to what.
     text : str
@@ -113,13 +152,21 @@ class Reclaim(Hooks):
         """Pages that are left."""
         return len(self.lru.get(zone, ()))
 
-    def balance(self) -> None:
-        """Do what kswapd does when it is woken: free pages until each zone is at its high watermark."""
+    def balance(self, high_before: dict[int, int]) -> None:
+        """Do what kswapd does when it is woken: free pages until each zone is at its high watermark.
+
+        Parameters
+        ----------
+        high_before : dict of int to int
+            The high watermarks that kswapd went by: what had been taken since it
+            last reached them is taken this time, too.
+        """
         zones = self.allocator.memmap.zones_array
         for zone in self.lru:
-            lacking = int(zones["watermark"][zone][2] + zones["watermark_boost"][zone] - zones["free_pages"][zone])
+            high = int(zones["watermark"][zone][2] + zones["watermark_boost"][zone])
+            lacking = high - max(int(zones["free_pages"][zone]), high_before[zone])
             if lacking > 0:
-                self.free_some(zone, lacking + _CLUSTER)
+                self.free_some(zone, lacking)
         self.allocator.drain_all_pages()
 
 
@@ -135,33 +182,62 @@ class _Trial:
     attempts: int = 1
 
 
-def run(info: MemInfo, request: PageRequest) -> bool:
+def run(scene: Scene, request: PageRequest) -> bool:
     """Make the request on the printed state, with reclaim and compaction that find nothing; whether it succeeds."""
-    return _succeeds(info, _Trial(request))
+    return _succeeds(scene, _Trial(request))
 
 
-def _succeeds(info: MemInfo, trial: _Trial) -> bool:
-    rebuilt = rebuild(info, swap_pages=trial.swap_pages, together=trial.together)
+def _succeeds(scene: Scene, trial: _Trial) -> bool:
+    rebuilt = rebuild(scene.info, nodes=scene.nodes, swap_pages=trial.swap_pages, together=trial.together)
     reclaim = Reclaim(rebuilt)
     if trial.prepare is not None:
         trial.prepare(rebuilt, reclaim)
     if trial.reclaim:
         rebuilt.allocator.hooks = reclaim
-    gfp = trial.request.gfp & ~__GFP_NOFAIL
-    node = trial.request.node if trial.request.node < rebuilt.allocator.nr_nodes else 0
-    return all(rebuilt.allocator.alloc_pages(gfp, trial.request.order, node) != NO_FRAME for _ in range(trial.attempts))
+    request = trial.request
+    gfp = request.gfp & ~__GFP_NOFAIL
+    node = request.node if request.node < rebuilt.allocator.nr_nodes else 0
+    for _ in range(trial.attempts):
+        if scene.falling_mark and request.order:
+            _bar_zones(rebuilt, gfp, request.order)
+        if rebuilt.allocator.alloc_pages(gfp, request.order, node) == NO_FRAME:
+            return False
+    return True
 
 
-def find_remedies(info: MemInfo, request: PageRequest, *, slab: bool = False) -> list[Remedy]:
+def falling_mark_refuses(rebuilt: Rebuilt, zone: int, gfp: int, order: int) -> bool:
+    """Whether a zone with enough free pages refuses a request in kernels before 4.4 for how few are in large blocks.
+
+    Source: mm/page_alloc.c:__zone_watermark_ok @3.10
+    """
+    record = rebuilt.allocator.memmap.zones_array[zone]
+    mark = int(record["watermark"][0])
+    if gfp & __GFP_HIGH:
+        mark -= mark // 2
+    if not gfp & (__GFP_DIRECT_RECLAIM | __GFP_NOMEMALLOC):
+        mark -= mark // 4
+    free = int(record["free_pages"]) - (1 << order) + 1
+    for smaller in range(order):
+        free -= int(record["nr_free"][smaller]) << smaller
+        mark >>= 1
+        if free <= mark:
+            return True
+    return False
+
+
+def _bar_zones(rebuilt: Rebuilt, gfp: int, order: int) -> None:
+    for zone in rebuilt.zones.values():
+        if falling_mark_refuses(rebuilt, zone, gfp, order):
+            rebuilt.allocator.memmap.zones_array["watermark"][zone] = _BARRED
+
+
+def find_remedies(scene: Scene, request: PageRequest) -> list[Remedy]:
     """Try what could help, smallest change first, and return what did.
 
     Parameters
     ----------
-    info : MemInfo
-        A complete one.
+    scene : Scene
     request : PageRequest
-    slab : bool
-        Whether the pages were for a slab: its order is not the caller's to choose.
 
     Notes
     -----
@@ -169,32 +245,52 @@ def find_remedies(info: MemInfo, request: PageRequest, *, slab: bool = False) ->
     """
     found: list[Remedy] = []
     # what root can set, what the caller can ask otherwise, what has to be written
-    for maker in (_scale_factor, _min_free, _reserve_ratio, _compaction, _flags, _order, _kvmalloc, _mempool, _swap):
-        if slab and maker in (_order, _kvmalloc):
-            continue
-        remedy = next(maker(info, request), None)
-        if remedy is not None:
-            found.append(remedy)
+    for maker in (_scale_factor, _min_free, _reserve_ratio, _compaction, _slub_debug):
+        found += itertools.islice(maker(scene, request), 1)
+    found += _flags(scene, request)
+    if scene.slab_order is None:  # a slab's order is not the caller's to choose
+        found += itertools.islice(_order(scene, request), 1)
+        found += _kvmalloc(scene, request)
+    found += _mempool(scene, request)
+    found += _swap(scene, request)
     return found
 
 
-def _order(info: MemInfo, request: PageRequest) -> Iterator[Remedy]:
+def _size(order: int, page_kb: int) -> str:
+    kib = page_kb << order
+    return f"{kib} KiB" if kib < 1024 else f"{kib >> 10} MiB"
+
+
+def _order(scene: Scene, request: PageRequest) -> Iterator[Remedy]:
     for order in range(request.order - 1, -1, -1):
-        if _succeeds(info, _Trial(PageRequest(request.gfp, order, request.node))):
-            size = f"{4 << order} KiB" if order < 8 else f"{(4 << order) >> 10} MiB"
+        if _succeeds(scene, _Trial(PageRequest(request.gfp, order, request.node))):
             yield Remedy(
                 "smaller-order",
                 {"order": order, "from": request.order},
-                f"ask for order {order} ({size}) at most: the largest that this state can serve",
+                f"ask for order {order} ({_size(order, scene.info.page_kb)}) at most: "
+                "the largest that this state can serve",
             )
 
 
-def _kvmalloc(info: MemInfo, request: PageRequest) -> Iterator[Remedy]:
-    # vmalloc sleeps, maps, and takes its pages one by one from wherever they are
-    if not request.order or not request.may_sleep or request.gfp & (__GFP_DMA | __GFP_DMA32):
+def _slub_debug(scene: Scene, request: PageRequest) -> Iterator[Remedy]:
+    order = scene.slab_order
+    if order is None or order >= request.order:
+        return
+    if _succeeds(scene, _Trial(PageRequest(request.gfp, order, request.node))):
+        yield Remedy(
+            "slub_debug",
+            {"slub_debug": "O", "order": order, "from": request.order},
+            f"slub_debug=O on the command line (slab_debug=O from 6.9 on), or no debugging of this cache: without "
+            f"debugging data its slabs can be of order {order} instead of {request.order}",
+        )
+
+
+def _kvmalloc(scene: Scene, request: PageRequest) -> Iterator[Remedy]:
+    # vmalloc sleeps, maps, and takes its pages one by one from wherever they are; a user's page is none of kmalloc's
+    if not request.order or not request.may_sleep or request.gfp & (__GFP_DMA | __GFP_DMA32 | __GFP_MOVABLE):
         return
     gfp = (request.gfp & ~__GFP_NORETRY) | __GFP_HIGHMEM
-    if _succeeds(info, _Trial(PageRequest(gfp, 0, request.node), attempts=1 << request.order)):
+    if _succeeds(scene, _Trial(PageRequest(gfp, 0, request.node), attempts=1 << request.order)):
         yield Remedy(
             "kvmalloc",
             {"call": "kvmalloc", "pages": 1 << request.order},
@@ -203,61 +299,76 @@ def _kvmalloc(info: MemInfo, request: PageRequest) -> Iterator[Remedy]:
         )
 
 
-def _flags(info: MemInfo, request: PageRequest) -> Iterator[Remedy]:
+def _flags(scene: Scene, request: PageRequest) -> Iterator[Remedy]:
+    gfp = request.gfp
     candidates = []
-    if not request.may_sleep:
-        sleeping = (request.gfp & ~(__GFP_HIGH | 0x200)) | GFP_KERNEL
+    if gfp & __GFP_THISNODE:
+        candidates.append((gfp & ~__GFP_THISNODE, "memory of another node is slower, but is there"))
+    if gfp & (__GFP_DMA | __GFP_DMA32):
+        candidates.append((gfp & ~(__GFP_DMA | __GFP_DMA32), "if the device can address all memory"))
+    if not gfp & (__GFP_HIGHMEM | __GFP_DMA | __GFP_DMA32) and scene.slab_order is None:
+        candidates.append((gfp | __GFP_HIGHMEM, "if the pages are mapped before use (kmap, vmalloc)"))
+    if request.may_sleep:
+        candidates.append((gfp & ~__GFP_NORETRY, "reclaim is tried more than once then"))
+    elif not scene.in_interrupt:
+        sleeping = (gfp & ~(__GFP_HIGH | _ATOMIC)) | GFP_KERNEL
         candidates.append((sleeping, "only where the caller may sleep: not in an interrupt or under a spinlock"))
-    else:
-        candidates.append((request.gfp & ~__GFP_NORETRY, "reclaim is tried more than once then"))
-    if request.gfp & __GFP_THISNODE:
-        candidates.append((request.gfp & ~__GFP_THISNODE, "memory of another node is slower, but is there"))
-    if request.gfp & (__GFP_DMA | __GFP_DMA32):
-        candidates.append((request.gfp & ~(__GFP_DMA | __GFP_DMA32), "if the device can address all memory"))
-    if not request.gfp & (__GFP_HIGHMEM | __GFP_DMA | __GFP_DMA32):
-        candidates.append((request.gfp | __GFP_HIGHMEM, "if the pages are mapped before use (kmap, vmalloc)"))
-    for gfp, condition in candidates:
-        if gfp == request.gfp:
+    for wanted, condition in candidates:
+        # who could wait has waited: what reclaim finds then was not found before
+        more = bool(wanted & __GFP_DIRECT_RECLAIM) and (not request.may_sleep or wanted == gfp & ~__GFP_NORETRY)
+        if wanted == gfp or (request.may_sleep and more and _succeeds(scene, _Trial(request, reclaim=True))):
             continue
-        wanted = PageRequest(gfp, request.order, request.node)
-        if _succeeds(info, _Trial(wanted, reclaim=bool(gfp & __GFP_DIRECT_RECLAIM))):
+        if _succeeds(scene, _Trial(PageRequest(wanted, request.order, request.node), reclaim=more)):
             yield Remedy(
                 "flags",
-                {"gfp": f"{gfp:#x}", "gfp_names": format_gfp(gfp), "from": format_gfp(request.gfp)},
-                f"{format_gfp(gfp)} instead of {format_gfp(request.gfp)}: {condition}",
+                {"gfp": f"{wanted:#x}", "gfp_names": format_gfp(wanted), "from": format_gfp(gfp)},
+                f"{format_gfp(wanted)} instead of {format_gfp(gfp)}: {condition}",
             )
 
 
 def _raise_marks(rebuilt: Rebuilt, factor: float, scale: int | None) -> bool:
-    """Multiply min, or set the distance of low and high; False where that would take half of a zone."""
+    """Multiply min, or set the distance of low and high; False where that would take half of a zone.
+
+    Source: mm/page_alloc.c:__setup_per_zone_wmarks @6.1.192
+    """
     zones = rebuilt.allocator.memmap.zones_array
-    for zone in rebuilt.zones.values():
+    for (_node, name), zone in rebuilt.zones.items():
         marks = zones["watermark"][zone].astype("i8")
         managed = int(zones["managed"][zone])
         distance = int(marks[1] - marks[0])
-        minimum = int(marks[0] * factor)
-        distance = max(minimum >> 2, managed * scale // 10000) if scale else max(distance, minimum >> 2)
+        minimum = int(marks[0])
+        if scale:
+            distance = max(minimum >> 2, managed * scale // 10000)
+        elif name in ("HighMem", "Movable"):  # min_free_kbytes moves only low and high
+            distance = int(distance * factor)
+        else:
+            minimum = int(minimum * factor)
+            distance = max(distance, minimum >> 2)
         if minimum + 2 * distance > managed * _HALF:
             return False
         zones["watermark"][zone] = [minimum, minimum + distance, minimum + 2 * distance, minimum + 3 * distance]
     return True
 
 
-def _knob(info: MemInfo, request: PageRequest, factor: float, scale: int | None) -> bool:
+def _knob(scene: Scene, request: PageRequest, factor: float, scale: int | None) -> bool:
     fits = True
 
     def prepare(rebuilt: Rebuilt, reclaim: Reclaim) -> None:
         nonlocal fits
+        zones = rebuilt.allocator.memmap.zones_array
+        high = {zone: int(zones["watermark"][zone][2] + zones["watermark_boost"][zone]) for zone in reclaim.lru}
         fits = _raise_marks(rebuilt, factor, scale)
         if fits:
-            reclaim.balance()  # kswapd would have kept this much free beforehand
+            reclaim.balance(high)  # kswapd would have kept this much free beforehand
 
-    return _succeeds(info, _Trial(request, prepare)) and fits
+    return _succeeds(scene, _Trial(request, prepare)) and fits
 
 
-def _scale_factor(info: MemInfo, request: PageRequest) -> Iterator[Remedy]:
+def _scale_factor(scene: Scene, request: PageRequest) -> Iterator[Remedy]:
+    if scene.version is not None and scene.version < _SCALE_FACTOR_SINCE:
+        return
     for scale in _SCALES:
-        if _knob(info, request, 1, scale):
+        if _knob(scene, request, 1, scale):
             yield Remedy(
                 "watermark_scale_factor",
                 {"vm.watermark_scale_factor": scale},
@@ -266,23 +377,44 @@ def _scale_factor(info: MemInfo, request: PageRequest) -> Iterator[Remedy]:
             )
 
 
-def _min_free(info: MemInfo, request: PageRequest) -> Iterator[Remedy]:
-    # high memory has a mark of its own, that min_free_kbytes does not count
-    total = sum(
-        zone.counters.get("min", 0) - zone.counters.get("boost", 0) for zone in info.zones if zone.name != "HighMem"
-    )
+def _min_free(scene: Scene, request: PageRequest) -> Iterator[Remedy]:
+    total = _min_free_kbytes(scene.info)
     for factor in _FACTORS:
-        if _knob(info, request, factor, None):
+        if _knob(scene, request, factor, None):
+            value = None if total is None else -(-int(total * factor) // 4) * 4
+            setting = (
+                f"{factor:g} times as high" if value is None else f"= {value} ({factor:g} times the {total} of now)"
+            )
             yield Remedy(
                 "min_free_kbytes",
-                {"vm.min_free_kbytes": int(total * factor), "from": total},
-                f"vm.min_free_kbytes = {int(total * factor)} ({factor:g} times the printed zones' {total}): a larger "
-                "reserve, kept by kswapd beforehand (tested with the page cache that the log shows)",
+                {"vm.min_free_kbytes": f"x{factor:g}" if value is None else value, "from": total},
+                f"vm.min_free_kbytes {setting}: a larger reserve, kept by kswapd beforehand (tested with the page "
+                "cache that the log shows)",
             )
 
 
-def _reserve_ratio(info: MemInfo, request: PageRequest) -> Iterator[Remedy]:
-    if not any(zone.lowmem_reserve and any(zone.lowmem_reserve) for zone in info.zones):
+def _min_free_kbytes(info: MemInfo) -> int | None:
+    """``vm.min_free_kbytes`` of the machine, None if the log does not tell.
+
+    Each zone below high memory has its share of it, by the pages that it manages.
+    High memory has a mark of its own.  Zones that were not printed have to be
+    counted, too.
+    """
+    low = [zone for zone in info.zones if zone.name not in ("HighMem", "Movable", "Device")]
+    marks = sum(zone.counters.get("min", 0) - zone.counters.get("boost", 0) for zone in low)
+    managed = sum(_managed_kb(zone) for zone in low)
+    if info.pages_ram is None or not managed:
+        return None
+    left_out = info.pages_ram - (info.pages_reserved or 0) - (info.pages_highmem or 0)
+    return round(marks * max(left_out * info.page_kb / managed, 1.0))
+
+
+def _managed_kb(zone: ZoneInfo) -> int:
+    return zone.counters.get("managed", zone.counters.get("present", 0))
+
+
+def _reserve_ratio(scene: Scene, request: PageRequest) -> Iterator[Remedy]:
+    if not any(zone.lowmem_reserve and any(zone.lowmem_reserve) for zone in scene.info.zones):
         return
     for divisor in (2, 4, 16):
 
@@ -293,7 +425,7 @@ def _reserve_ratio(info: MemInfo, request: PageRequest) -> Iterator[Remedy]:
                     zones["lowmem_reserve"][zone] //= divisor
 
         # one page more would only be the last of the reserve
-        if _succeeds(info, _Trial(request, prepare, attempts=_ENOUGH)):
+        if _succeeds(scene, _Trial(request, prepare, attempts=_ENOUGH)):
             yield Remedy(
                 "lowmem_reserve_ratio",
                 {"vm.lowmem_reserve_ratio": f"x{divisor}"},
@@ -302,9 +434,9 @@ def _reserve_ratio(info: MemInfo, request: PageRequest) -> Iterator[Remedy]:
             )
 
 
-def _compaction(info: MemInfo, request: PageRequest) -> Iterator[Remedy]:
+def _compaction(scene: Scene, request: PageRequest) -> Iterator[Remedy]:
     nr_pages = 1 << request.order
-    if not request.order or request.may_sleep or not _mostly_movable(info):
+    if not request.order or request.may_sleep or not _mostly_movable(scene.info):
         return  # nothing to bring together, tried already, or most of what is in the way cannot be moved
 
     def prepare(rebuilt: Rebuilt, reclaim: Reclaim) -> None:
@@ -315,7 +447,7 @@ def _compaction(info: MemInfo, request: PageRequest) -> Iterator[Remedy]:
                 continue
             _migrate(allocator, zone, start, nr_pages)
 
-    if _succeeds(info, _Trial(request, prepare, together=True)):
+    if _succeeds(scene, _Trial(request, prepare, together=True)):
         yield Remedy(
             "compaction",
             {"compact_memory": 1},
@@ -348,12 +480,15 @@ def _migrate(allocator: PageAllocator, zone: int, start: int, nr_pages: int) -> 
     allocator.drain_all_pages()
 
 
-def _swap(info: MemInfo, request: PageRequest) -> Iterator[Remedy]:
+def _swap(scene: Scene, request: PageRequest) -> Iterator[Remedy]:
+    info = scene.info
     anon = sum(zone.counters.get("active_anon", 0) + zone.counters.get("inactive_anon", 0) for zone in info.zones)
     if not request.may_sleep or (info.swap_free_kb or 0) > 0 or anon < 1 << 16:
         return
+    if _succeeds(scene, _Trial(request, reclaim=True)):
+        return  # the page cache would have done
     pages = anon // info.page_kb // 2
-    if _succeeds(info, _Trial(request, reclaim=True, swap_pages=pages)):
+    if _succeeds(scene, _Trial(request, reclaim=True, swap_pages=pages)):
         yield Remedy(
             "swap",
             {"swap_kb": pages * info.page_kb},
@@ -361,10 +496,10 @@ def _swap(info: MemInfo, request: PageRequest) -> Iterator[Remedy]:
         )
 
 
-def _mempool(info: MemInfo, request: PageRequest) -> Iterator[Remedy]:
-    if request.gfp & (__GFP_HARDWALL | __GFP_MOVABLE):
+def _mempool(scene: Scene, request: PageRequest) -> Iterator[Remedy]:
+    if scene.oom or request.gfp & (__GFP_HARDWALL | __GFP_MOVABLE):
         return  # a user's page: nobody returns it to a pool
-    rebuilt = rebuild(info)
+    rebuilt = rebuild(scene.info, nodes=scene.nodes)
     failing = {"on": False}
     spare = iter(rebuilt.lru.values())
 
@@ -381,5 +516,5 @@ def _mempool(info: MemInfo, request: PageRequest) -> Iterator[Remedy]:
             "mempool",
             {"mempool": 1, "order": request.order},
             "a mempool with as many elements as are in use at one time (1 served this request): filled while memory "
-            "is there, it never sends an interrupt away empty-handed",
+            "is there" + ("" if request.may_sleep else ", it never sends an interrupt away empty-handed"),
         )

@@ -3,12 +3,23 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import tempfile
+from typing import TYPE_CHECKING
+
 import click
 
 from kmem.cli.app import Command
-from kmem.cli.output import print_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from kmem.analysis.explain import Explanation
 
 __all__ = ["command"]
+
+_IN_MEMORY = 1 << 24
 
 
 @click.command(
@@ -30,20 +41,41 @@ def command(log: str, as_json: bool) -> int:
     it, whether the model refuses it in the printed state too, and what would have let it
     succeed, tried on the model one by one. What the log does not say is said to be unknown.
     """
-    from kmem.analysis.explain import as_dict, check, explain
+    from kmem.analysis.explain import iter_explanations, nothing_found
     from kmem.report.explain import explanation_lines
     from kmem.trace.dmesg import read_log
-    from kmem.trace.failures import find_failures
+    from kmem.trace.failures import iter_failures
 
     name = "standard input" if log == "-" else log
-    answers = explain(find_failures(read_log(log)))
-    check(answers, name)
+    answers = iter_explanations(iter_failures(read_log(log)))
     if as_json:
-        print_json([as_dict(answer) for answer in answers])
+        if not _print_list(answers):
+            raise nothing_found(name)
         return 0
-    for number, answer in enumerate(answers):
-        if number:
+    number = 0
+    for number, answer in enumerate(answers, 1):
+        if number > 1:
             click.echo()
         for line in explanation_lines(answer, name):
             click.echo(line)
+    if not number:
+        raise nothing_found(name)
     return 0
+
+
+def _print_list(answers: Iterable[Explanation]) -> int:
+    """Print a JSON list when all of it is there, however long it is; how many entries."""
+    import orjson
+
+    from kmem.analysis.explain import as_dict
+
+    with tempfile.SpooledTemporaryFile(_IN_MEMORY, mode="w+", encoding="utf-8") as text:
+        count = 0
+        for count, answer in enumerate(answers, 1):
+            entry = orjson.dumps(as_dict(answer), option=orjson.OPT_INDENT_2).decode()
+            text.write(("[\n  " if count == 1 else ",\n  ") + entry.replace("\n", "\n  "))
+        if count:
+            text.write("\n]\n")
+            text.seek(0)
+            shutil.copyfileobj(text, sys.stdout)
+        return count

@@ -131,8 +131,14 @@ class StateDump:
         return int(blocks[0]["pageblock_order"]) if blocks else 9
 
 
-def load_page_allocator(dump: StateDump) -> PageAllocator:
+def load_page_allocator(dump: StateDump, *, cma: bool = False) -> PageAllocator:
     """Start a page allocator from the recorded state.
+
+    Parameters
+    ----------
+    dump : StateDump
+    cma : bool
+        Whether the kernel has CMA areas: free blocks of type 5, ``free_cma`` of zones.
 
     Frames that the dump shows neither free nor on a per-CPU list are in use
     by somebody the model does not know; they can not be freed.
@@ -143,13 +149,13 @@ def load_page_allocator(dump: StateDump) -> PageAllocator:
         If the dump is incomplete or contradicts itself.
     """
     try:
-        return _load(dump)
+        return _load(dump, cma)
     except (KeyError, ValueError, IndexError, TypeError, OverflowError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise InputError(f"state dump {dump.name!r} is unusable: {what}", file=dump.file, line=dump.line) from None
 
 
-def _load(dump: StateDump) -> PageAllocator:
+def _load(dump: StateDump, cma: bool) -> PageAllocator:
     if not dump.zones:
         raise ValueError("it has no zones")
     names = dump.zone_names
@@ -157,7 +163,7 @@ def _load(dump: StateDump) -> PageAllocator:
     if not 0 < frames < _MAX_PFN:
         raise ValueError(f"{frames} page frames")
     memmap = MemMap(frames, dump.nr_nodes, dump.nr_cpus, dump.pageblock_order(), names, flatmem=names == ZONE_NAMES_32)
-    allocator = PageAllocator(memmap, _zonelists(dump, memmap))
+    allocator = PageAllocator(memmap, _zonelists(dump, memmap), cma)
     _load_zones(dump, memmap)
     _load_lists(dump, memmap)
     for zone in memmap.zones_array:
@@ -217,6 +223,7 @@ def _load_zones(dump: StateDump, memmap: MemMap) -> None:
         reserve = record["lowmem_reserve"]
         zone["lowmem_reserve"][: len(reserve)] = reserve
         zone["free_pages"] = record["vm_stat"][0]
+        zone["free_cma_pages"] = record.get("free_cma", 0)
         zone["stat_threshold"] = record.get("stat_threshold", 0)
         start, spanned = int(record["start_pfn"]), int(record["spanned"])
         if spanned:
