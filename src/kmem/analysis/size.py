@@ -19,6 +19,7 @@ from kmem.errors import ConfigError, UsageError
 from kmem.machine.description import PRESETS
 from kmem.mm.gfp import GFP_KERNEL
 from kmem.mm.refusal import refusal
+from kmem.replay.prepared import prepare
 from kmem.replay.replay import Replay
 from kmem.replay.variant import Variant
 
@@ -173,10 +174,11 @@ class _Search:
 
     def __init__(self, trace: str, base: Variant, seed: int, told: Callable[[Trial], None] | None) -> None:
         self.trace, self.base, self.seed, self.told = trace, base, seed, told
+        self.prepared = prepare(trace)
         self.trials: dict[int, Trial] = {}
 
     def run(self, settings: list[str]) -> Replay:
-        return self.base.with_settings(settings).replay(self.trace, seed=self.seed)
+        return self.base.with_settings(settings).replay(self.trace, seed=self.seed, prepared=self.prepared)
 
     def trial(self, setting: str, value: int, fault: Callable[[Analysis], str], unit: str = "") -> Trial:
         if value not in self.trials:
@@ -221,15 +223,17 @@ class _Search:
 
 
 def _largest_order(search: _Search) -> Sizing:
+    """Ask for blocks of all orders, the largest first: what is asked for and given back leaves a larger one whole."""
     run = search.run([])
     numbers = figures(analyse(run))
-    answer = None
-    for order in range(_MAX_ORDER):
-        reason = refusal(run.machine.page_alloc, GFP_KERNEL, order)[1]
-        search.trials[order] = Trial(order, reason == "none", numbers, "" if reason == "none" else reason)
-        if reason == "none":
-            answer = order
-    return search.result("order", "", answer)
+    allocator = run.machine.page_alloc
+    for order in reversed(range(_MAX_ORDER)):
+        reason = refusal(allocator, GFP_KERNEL, order)[1]
+        pfn = allocator.alloc_pages(GFP_KERNEL, order)
+        if pfn >= 0:
+            allocator.free_pages(pfn, order)
+        search.trials[order] = Trial(order, pfn >= 0, numbers, "" if pfn >= 0 else reason)
+    return search.result("order", "", max((n for n, trial in search.trials.items() if trial.holds), default=None))
 
 
 def _slab_order(search: _Search, cache: str) -> Sizing:

@@ -13,6 +13,10 @@ So whatever is killed, a cell's file is there as a whole or not at all, and the
 same sweep started again computes only the cells whose files are missing.  A
 cell's name is the fingerprint of its trace and settings: changing either makes
 another cell.
+
+Each trace is unpacked and scanned once, by a task of its own; what its cells get
+is a mapped file of columns (:mod:`kmem.replay.prepared`).  A worker that cannot
+reach that file, being on another machine, makes one for itself.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import dataclasses
+import fcntl
 import glob
 import hashlib
 import importlib
@@ -40,6 +45,8 @@ from kmem import __version__
 from kmem.analysis.compare import FIGURES, figures
 from kmem.analysis.summary import analyse
 from kmem.errors import ConfigError, InputError, KmemError, NotSupportedError, UsageError
+from kmem.mm.x86 import memparse
+from kmem.replay.prepared import PreparedTrace, prepare
 from kmem.replay.variant import Variant, canonical
 
 __all__ = ["GOALS", "MAX_CELLS", "Axis", "Cell", "Sweep", "find_traces", "make_grid", "pareto", "run_cell", "sweep"]
@@ -50,6 +57,8 @@ GOALS = ("failures", "peak_used_pages", "peak_slab_bytes", "fallbacks")
 _HEAD_BYTES = 1 << 20
 _RETRIES = 3  #: of a cell whose worker was lost
 _CONNECT_TIMEOUT = "10s"
+_NO_MEMORY = "the worker has too little memory for a model of this machine"
+_one_at_a_time = threading.Lock()  # a worker of several threads decodes a trace once
 
 Axis = tuple[str, tuple[str, ...]]
 Told = Callable[[int, int, int], None]
@@ -70,6 +79,8 @@ class Cell:
     seed : int
     key : str
         Name of its result.
+    version : str
+        The kmem whose result it is.
     """
 
     trace: str
@@ -77,6 +88,7 @@ class Cell:
     settings: tuple[tuple[str, str], ...]
     seed: int
     key: str
+    version: str = __version__
 
     @property
     def variant(self) -> Variant:
@@ -143,19 +155,35 @@ def _filesystem(url: str) -> tuple[Any, str]:
     try:
         system, path = fsspec.core.url_to_fs(url)
         return system, str(path)
-    except (ImportError, ValueError) as error:
+    except ImportError as error:
         raise NotSupportedError(f"{url} cannot be read: {error}", remedy="install what it names") from None
+    except Exception as error:  # each kind of storage has errors of its own
+        raise InputError(f"cannot be read: {_worded(error)}", file=url, remedy="check the URL") from None
+
+
+@contextlib.contextmanager
+def _of_storage(url: str) -> Iterator[None]:
+    """Turn what goes wrong with a storage into a message; its package has errors of its own kind."""
+    try:
+        yield
+    except KmemError:
+        raise
+    except Exception as error:
+        raise InputError(f"cannot be read: {_worded(error)}", file=url, remedy="check the URL and the login") from None
+
+
+def _worded(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _remote_files(url: str) -> list[str]:
     system, path = _filesystem(url)
-    try:
+    with _of_storage(url):
         names = sorted(system.glob(path)) if any(sign in path for sign in "*?[") else [path]
-        if not names or not all(system.exists(name) for name in names):
+        names = [name for name in names if system.isfile(name)]
+        if not names:
             raise InputError("no such trace", file=url, remedy="check the URL")
-    except OSError as error:
-        raise InputError(f"cannot be read: {error}", file=url) from None
-    return [str(system.unstrip_protocol(name)) for name in names]
+        return [str(system.unstrip_protocol(name)) for name in names]
 
 
 def make_grid(
@@ -221,10 +249,8 @@ def _fingerprint(trace: str) -> str:
     """A mark that another content of the file changes: its size, and its first and last megabyte."""
     if "://" in trace:
         system, path = _filesystem(trace)
-        try:
+        with _of_storage(trace):
             return str(system.ukey(path))
-        except (OSError, NotImplementedError) as error:
-            raise InputError(f"cannot be read: {error}", file=trace) from None
     try:
         with open(trace, "rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -236,19 +262,62 @@ def _fingerprint(trace: str) -> str:
     return f"{size}:{digest.hexdigest()}"
 
 
-def run_cell(cell: Cell) -> dict[str, Any]:
-    """Replay a cell and return its row; a machine that cannot be had is a row, too."""
+def prepare_trace(trace: str) -> PreparedTrace | str:
+    """Look through a trace for all of its cells; why it cannot be read, if it cannot."""
+    try:
+        with _local(trace) as path:
+            return prepare(path, **_named(trace))
+    except KmemError as refused:
+        return str(refused)
+    except MemoryError:
+        return _NO_MEMORY
+
+
+def run_cell(cell: Cell, prepared: PreparedTrace | str | None = None) -> dict[str, Any]:
+    """Replay a cell and return its row; a machine that cannot be had is a row, too.
+
+    Parameters
+    ----------
+    cell : Cell
+    prepared : PreparedTrace or str, optional
+        From :func:`prepare_trace`; the row is the same without it.
+    """
     row: dict[str, Any] = {"trace": cell.trace, **dict(cell.settings)}
     numbers: dict[str, int | None] = dict.fromkeys(FIGURES)
+    if cell.version != __version__:
+        prepared = f"the worker has kmem {__version__}, the sweep is one of kmem {cell.version}"
+    if isinstance(prepared, str):
+        return {**row, "error": prepared, **numbers}
     error = ""
     try:
-        with _local(cell.trace) as path:
-            numbers.update(figures(analyse(cell.variant.replay(path, seed=cell.seed))))
+        with _source(cell.trace, prepared) as path:
+            run = cell.variant.replay(path, seed=cell.seed, prepared=prepared, **_named(cell.trace))
+            numbers.update(figures(analyse(run)))
     except KmemError as refused:
         error = str(refused)
     except MemoryError:
-        error = "the worker has too little memory for a model of this machine"
+        error = _NO_MEMORY
     return {**row, "error": error, **numbers}
+
+
+def _named(trace: str) -> dict[str, Any]:
+    """What messages shall call a trace of which a copy is read."""
+    return {"name": trace} if "://" in trace else {}
+
+
+@contextlib.contextmanager
+def _source(trace: str, prepared: PreparedTrace | None) -> Iterator[str]:
+    """What a replay is to open: the trace, or only its name if its events are at hand."""
+    if prepared is not None and prepared.lost:
+        with _one_at_a_time:
+            if prepared.lost:
+                with _local(trace) as path:
+                    prepared.decoded = prepare(path, **_named(trace)).decoded
+    if prepared is not None and prepared.self_contained:
+        yield trace
+        return
+    with _local(trace) as path:
+        yield path
 
 
 @contextlib.contextmanager
@@ -260,10 +329,8 @@ def _local(trace: str) -> Iterator[str]:
     system, path = _filesystem(trace)
     with tempfile.TemporaryDirectory(prefix="kmem-") as folder:
         copy = os.path.join(folder, os.path.basename(path) or "trace")
-        try:
+        with _of_storage(trace):
             system.get_file(path, copy)
-        except OSError as error:
-            raise InputError(f"cannot be read: {error}", file=trace) from None
         yield copy
 
 
@@ -302,6 +369,38 @@ def write_table(table: pa.Table, path: Path) -> None:
         ) from None
 
 
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Be the only sweep that writes to a folder; what killed ones left half-written is cleared away.
+
+    Raises
+    ------
+    ConfigError
+        If another sweep writes there, or the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: cannot be written: {error.strerror or error}", remedy="give another folder"
+        ) from None
+    try:
+        with contextlib.suppress(OSError):  # not every file system has locks
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    f"{folder}: another sweep is writing there", remedy="wait for it, or give another folder"
+                ) from None
+        for left in (*folder.glob(".part-*"), *folder.glob("cells/.part-*")):
+            with contextlib.suppress(OSError):
+                left.unlink()
+        yield
+    finally:
+        os.close(handle)
+
+
 def _read_cell(path: Path, names: Sequence[str]) -> dict[str, Any] | None:
     """The row of a cell that was finished before, None if there is none that can be read."""
     try:
@@ -322,6 +421,7 @@ def sweep(
     workers: int = 2,
     scheduler: str | None = None,
     told: Told | None = None,
+    said: Callable[[str], None] | None = None,
 ) -> Sweep:
     """Run the cells of a grid that are not finished yet.
 
@@ -338,6 +438,8 @@ def sweep(
         kmem, and the traces under the same names.
     told : callable, optional
         Called as ``told(finished, kept, all)`` when a cell is finished.
+    said : callable, optional
+        Called with a sentence that whoever waits should know.
 
     Raises
     ------
@@ -347,43 +449,43 @@ def sweep(
         If the scheduler does not answer, a result cannot be written, or a
         cell lost its worker again and again. What is finished is kept.
     """
-    names = _schema(axes).names
-    rows: dict[str, dict[str, Any]] = {}
-    if output is not None:
-        for cell in cells:
-            row = _read_cell(output / "cells" / f"{cell.key}.parquet", names)
-            if row is not None:
-                rows[cell.key] = row
-    kept = len(rows)
-    missing = {cell.key: cell for cell in cells if cell.key not in rows}
-    if told is not None:
-        told(kept, kept, len(cells))
-    if missing:
-        with _client(min(workers, len(missing)), scheduler) as client:
-            for key, row in _results(client, missing):
-                # what failed is told, and tried again by the next run: a trace may turn up, a worker grow
-                if output is not None and not row["error"]:
-                    table = pa.Table.from_pylist([row], schema=_schema(axes))
-                    write_table(table, output / "cells" / f"{key}.parquet")
-                rows[key] = row
-                if told is not None:
-                    told(len(rows), kept, len(cells))
-    ordered = [rows[cell.key] for cell in cells]
-    for row, best in zip(ordered, pareto(ordered), strict=True):
-        row["pareto"] = best
-    if output is not None:
-        schema = _schema(axes).append(pa.field("pareto", pa.bool_()))
-        write_table(pa.Table.from_pylist(ordered, schema=schema), output / "results.parquet")
-    return Sweep(tuple(axes), ordered, len(missing), kept)
+    with _alone(output) if output is not None else contextlib.nullcontext():
+        rows: dict[str, dict[str, Any]] = {}
+        if output is not None:
+            rows = _kept(output, cells, _schema(axes).names)
+        kept = len(rows)
+        missing = {cell.key: cell for cell in cells if cell.key not in rows}
+        if told is not None:
+            told(kept, kept, len(cells))
+        if missing:
+            with _client(min(workers, len(missing)), scheduler, said) as client:
+                for key, row in _results(client, missing):
+                    # what failed is told, and tried again by the next run: a trace may turn up, a worker grow
+                    if output is not None and not row["error"]:
+                        table = pa.Table.from_pylist([row], schema=_schema(axes))
+                        write_table(table, output / "cells" / f"{key}.parquet")
+                    rows[key] = row
+                    if told is not None:
+                        told(len(rows), kept, len(cells))
+        ordered = [rows[cell.key] for cell in cells]
+        for row, best in zip(ordered, pareto(ordered), strict=True):
+            row["pareto"] = best
+        if output is not None:
+            schema = _schema(axes).append(pa.field("pareto", pa.bool_()))
+            write_table(pa.Table.from_pylist(ordered, schema=schema), output / "results.parquet")
+    return Sweep(tuple(axes), ordered, len(cells) - kept, kept)
+
+
+def _kept(folder: Path, cells: Sequence[Cell], names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Rows of the cells that were finished before, by the cells' names."""
+    found = {cell.key: _read_cell(folder / "cells" / f"{cell.key}.parquet", names) for cell in cells}
+    return {key: row for key, row in found.items() if row is not None}
 
 
 def _results(client: Any, missing: dict[str, Cell]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Results as they arrive; a cell whose worker is lost is computed by another."""
     distributed: Any = importlib.import_module("distributed")
-    futures: dict[Any, str] = {
-        client.submit(run_cell, cell, key=f"kmem-{key}", retries=_RETRIES, pure=False): key
-        for key, cell in missing.items()
-    }
+    futures = _submit(client, missing)
     for future in distributed.as_completed(list(futures)):
         try:
             yield futures[future], future.result()
@@ -406,8 +508,50 @@ def _results(client: Any, missing: dict[str, Cell]) -> Iterator[tuple[str, dict[
         future.release()
 
 
+def _submit(client: Any, missing: dict[str, Cell]) -> dict[Any, str]:
+    """Hand all cells to the scheduler, trace by trace; what takes longest first, so that no worker is left over."""
+    by_trace: dict[str, list[tuple[str, Cell]]] = {}
+    for key, cell in missing.items():
+        by_trace.setdefault(cell.trace, []).append((key, cell))
+    futures: dict[Any, str] = {}
+    options = {"retries": _RETRIES, "pure": False}
+    for trace in sorted(by_trace, key=_size_of, reverse=True):
+        cells = sorted(by_trace[trace], key=lambda item: -item[1].variant.transform.scale_load)
+        # a name of its own: what another sweep on this cluster knows of an older file is not meant
+        shared = client.submit(prepare_trace, trace, key=f"kmem_trace-0-{cells[0][0]}", **options)
+        for key, cell in cells:
+            futures[client.submit(run_cell, cell, shared, key=f"kmem_cell-0-{key}", **options)] = key
+    return futures
+
+
+def _size_of(trace: str) -> int:
+    """Bytes of a trace's file, 0 if that cannot be told."""
+    try:
+        if "://" in trace:
+            system, path = _filesystem(trace)
+            with _of_storage(trace):
+                return int(system.size(path) or 0)
+        return os.stat(trace).st_size
+    except (OSError, KmemError):
+        return 0
+
+
+#: Options of a cluster of this machine's processes.
+_LOCAL = {
+    "distributed.scheduler.allowed-failures": _RETRIES,
+    "distributed.admin.log-format": "%(message)s",
+    # cells wait with the scheduler, and go to whoever is free; where the trace lies is the same for all
+    "distributed.scheduler.rootish-taskgroup": MAX_CELLS,
+    "distributed.scheduler.rootish-taskgroup-dependencies": MAX_CELLS,
+    "distributed.worker.profile.enabled": False,
+    # memory that a cell gives back is what the next one takes; asking the kernel anew costs as much as a small replay
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 1 << 30,
+    "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 1 << 25,
+}
+
+
 @contextlib.contextmanager
-def _client(workers: int, scheduler: str | None) -> Iterator[Any]:
+def _client(workers: int, scheduler: str | None, said: Callable[[str], None] | None = None) -> Iterator[Any]:
     try:
         dask: Any = importlib.import_module("dask")
         distributed: Any = importlib.import_module("distributed")
@@ -422,13 +566,14 @@ def _client(workers: int, scheduler: str | None) -> Iterator[Any]:
                 remedy="give its address, as in tcp://host:8786",
             ) from None
         with client:
+            if said is not None and not client.scheduler_info().get("workers"):
+                said(f"the cluster at {scheduler} has no workers yet: waiting for one")
             yield client
         return
-    options = {"distributed.scheduler.allowed-failures": _RETRIES, "distributed.admin.log-format": "%(message)s"}
-    with dask.config.set(options):
+    with dask.config.set(_LOCAL):
         with _deaf():
             cluster = distributed.LocalCluster(
-                n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=50
+                n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
             )
         with cluster, distributed.Client(cluster) as client:
             yield client
@@ -450,16 +595,19 @@ def _deaf() -> Iterator[None]:
 def pareto(rows: Sequence[dict[str, Any]]) -> list[bool]:
     """Say of each row whether no other of its trace and load is as good in all goals and better in one.
 
+    Memory that was varied (``ram``) is a goal, too: the less the better.
+
     Notes
     -----
-    Complexity: O(rows squared), for each trace.
+    Complexity: O(rows times the length of the front), for each trace.
     """
-    best = []
+    points: dict[tuple[object, ...], set[tuple[int, ...]]] = {}
     for row in rows:
         mine = _goals(row)
-        rivals = (_goals(other) for other in rows if _load(other) == _load(row))
-        best.append(mine is not None and not any(its is not None and _better(its, mine) for its in rivals))
-    return best
+        if mine is not None:
+            points.setdefault(_load(row), set()).add(mine)
+    fronts = {load: _front(found) for load, found in points.items()}
+    return [_goals(row) in fronts.get(_load(row), ()) for row in rows]
 
 
 def _load(row: dict[str, Any]) -> tuple[object, ...]:
@@ -469,8 +617,15 @@ def _load(row: dict[str, Any]) -> tuple[object, ...]:
 
 
 def _goals(row: dict[str, Any]) -> tuple[int, ...] | None:
-    return None if row["error"] else tuple(row[goal] for goal in GOALS)
+    if row["error"]:
+        return None
+    return (*(row[goal] for goal in GOALS), memparse(row["ram"]) if "ram" in row else 0)
 
 
-def _better(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    return one != other and all(a <= b for a, b in zip(one, other, strict=True))
+def _front(points: set[tuple[int, ...]]) -> set[tuple[int, ...]]:
+    """The points that no other is as small as in all, and smaller in one."""
+    front: list[tuple[int, ...]] = []
+    for point in sorted(points):  # what beats a point stands before it
+        if not any(all(a <= b for a, b in zip(other, point, strict=True)) for other in front):
+            front.append(point)
+    return set(front)

@@ -183,10 +183,16 @@ def command(
         raise UsageError("--compare replays a file twice and prints a table", remedy="give a file, and no --proc")
     rows = read_slabinfo(slabinfo) if slabinfo is not None else None
     runs = []
+    prepared = None
+    if compare:
+        from kmem.replay.prepared import prepare
+
+        with _progress(trace, "reading") as progress:
+            prepared = prepare(trace, progress=progress, kallsyms=kallsyms)
+    options: dict[str, Any] = {"slabinfo": rows, "seed": seed, "kallsyms": kallsyms, "keep_frames": film}
     for each in (base, variant) if compare else (variant,):
         with _progress(trace) as progress:
-            run = each.replay(trace, slabinfo=rows, seed=seed, progress=progress, kallsyms=kallsyms, keep_frames=film)
-        runs.append(run)
+            runs.append(run := each.replay(trace, progress=progress, prepared=prepared, **options))
     if compare:
         _compare(runs[0], runs[1], trace, as_json)
         return 0
@@ -280,7 +286,7 @@ def _report(analysis: Analysis, trace: str, as_json: bool, top: int) -> None:
 
 
 @contextlib.contextmanager
-def _progress(trace: str) -> Iterator[Progress | None]:
+def _progress(trace: str, doing: str = "replaying") -> Iterator[Progress | None]:
     """A progress bar on standard error while something takes long, if a person is watching."""
     try:
         watched = sys.stderr.isatty()
@@ -294,7 +300,7 @@ def _progress(trace: str) -> Iterator[Progress | None]:
 
     columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()]
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("replaying" if trace != "-" else "replaying standard input", total=None)
+        task = bar.add_task(doing if trace != "-" else f"{doing} standard input", total=None)
 
         def told(done: int, whole: int | None) -> None:
             bar.update(task, completed=done, total=whole)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from kmem.cli.app import Command
+from kmem.cli.app import EXIT_BAD_INPUT, Command
 from kmem.cli.output import print_json, print_sections
 
 __all__ = ["command"]
@@ -60,12 +60,16 @@ def command(
     base = Variant(machine=machine).with_settings(settings)
     axes, cells = make_grid(find_traces(traces), vary, base=base, seed=seed)
     with _progress() as told:
-        done = sweep(axes, cells, output=output, workers=workers, scheduler=scheduler, told=told)
+        done = sweep(axes, cells, output=output, workers=workers, scheduler=scheduler, told=told, said=_said)
     if as_json:
         print_json(sweep_to_dict(done))
     else:
         print_sections(report_sweep(done))
-    return 0
+    return 0 if any(not row["error"] for row in done.rows) else EXIT_BAD_INPUT
+
+
+def _said(text: str) -> None:
+    click.echo(f"kmem: {text}", err=True)
 
 
 @contextlib.contextmanager

@@ -33,6 +33,7 @@ from kmem.mm.slub_debug import SlubDebug
 from kmem.replay.engine import UNNAMED, ReplayEngine
 from kmem.replay.frames import FrameMoment, most_moments
 from kmem.replay.infer import Survey, architecture, infer_description, survey
+from kmem.replay.prepared import Look, PreparedTrace
 from kmem.replay.transform import Transform, Transformer
 from kmem.trace.events import EventBatch
 from kmem.trace.reader import TraceReader, TraceStats, open_trace
@@ -151,9 +152,10 @@ class Replay:
     transformer : Transformer or None
         What was changed about the trace, and what came of it.
     reserve : callable or None
-        Asked when a request is refused whether a memory pool serves it.
+        Asked when a request is refused whether it is served otherwise.
     nr_reserved : int
-        Refused requests that a memory pool has served or would have.
+        Refused requests that a memory pool has served or would have, or that
+        got single pages.
     slab_orders : mapping of str to int
         Orders that the slabs of caches shall have.
     """
@@ -421,6 +423,7 @@ def replay(
     slab_orders: Mapping[str, int] | None = None,
     progress: Progress | None = None,
     keep_frames: bool = False,
+    prepared: PreparedTrace | None = None,
     **options: Any,
 ) -> Replay:
     """Replay a trace through a modelled machine.
@@ -454,6 +457,8 @@ def replay(
     keep_frames : bool
         Keep what every page frame was used for at moments of the replay; costs
         O(frames) for each.
+    prepared : PreparedTrace, optional
+        The trace, looked through before; its options are used instead of `options`.
     **options
         For :func:`~kmem.trace.reader.open_trace`.
 
@@ -472,11 +477,11 @@ def replay(
         if name:
             options["name"] = name
         whole = machine is None or bool(transform)
+        two_passes = whole and prepared is None
         assumed: list[str] = []
         notes: list[str] = []
-        with open_trace(path, **options) as reader:
-            found = survey(_followed(reader, progress) if whole else itertools.islice(reader, 1))
-            digits, nr_cpus = reader.pointer_digits, reader.nr_cpus
+        look = _look(path, whole, progress, options) if prepared is None else prepared.look(whole)
+        found, digits, nr_cpus = look.survey, look.pointer_digits, look.nr_cpus
         if machine is None:
             try:
                 description, assumed = infer_description(
@@ -496,7 +501,7 @@ def replay(
         seen = max(found.nr_cpus, nr_cpus)
         if seen > machine.description.cpus:
             notes.append(f"the trace has {seen} CPUs, the machine {machine.description.cpus}: they share")
-        with open_trace(path, **options) as reader:
+        with open_trace(path, **options) if prepared is None else prepared.open(path) as reader:
             run = Replay(
                 machine,
                 reader,
@@ -511,9 +516,16 @@ def replay(
                 run.transformer = Transformer(transform, run)
             run.run(
                 page_offset=found.page_offset,
-                progress=_second_half(progress) if whole and progress is not None else progress,
+                progress=_second_half(progress) if two_passes and progress is not None else progress,
             )
     return run
+
+
+def _look(path: str, whole: bool, progress: Progress | None, options: dict[str, Any]) -> Look:
+    """Look through a trace, or at its first batch only."""
+    with open_trace(path, **options) as reader:
+        found = survey(_followed(reader, progress) if whole else itertools.islice(reader, 1))
+        return Look.of(found, reader)
 
 
 @contextlib.contextmanager

@@ -25,7 +25,6 @@ import numpy.typing as npt
 
 from kmem.errors import ConfigError
 from kmem.mm import gfp as flag
-from kmem.mm.refusal import refusal
 from kmem.trace.events import Event, EventBatch, EventFlag
 
 if TYPE_CHECKING:
@@ -372,14 +371,19 @@ class Transformer:
         """
         gfp, size, key = int(one.gfp[0]), int(one.bytes_req[0]), int(one.target[0])
         quiet = gfp | _NOWARN | (0 if gfp & _RETRY_MAYFAIL else _NORETRY)
-        order = (size - 1 >> _PAGE_SHIFT).bit_length()
         self._vmalloced.pop(key, None)
-        allocator = self.run.machine.page_alloc
-        if refusal(allocator, quiet, order)[1] == "none" or not gfp & _DIRECT_RECLAIM:
-            yield _with(one, gfp=quiet)
+        missed: list[int] = []
+
+        def instead() -> bool:
+            missed.append(key)
+            return True
+
+        self.run.reserve = instead if gfp & _DIRECT_RECLAIM else None
+        yield _with(one, gfp=quiet)
+        self.run.reserve = None
+        if not missed:
             return
         self.kvmalloc_fallbacks += 1
-        yield _claims(one, np.ones(1, np.bool_))
         nr_pages = (size + (1 << _PAGE_SHIFT) - 1) >> _PAGE_SHIFT
         pfns = [_OWN_PFNS + self._own() for _ in range(nr_pages)]
         self._vmalloced[key] = pfns
@@ -390,7 +394,6 @@ class Transformer:
         pfns = self._vmalloced.pop(key, None)
         if pfns is not None:
             yield _page_rows(one, Event.MM_PAGE_FREE, pfns, 0)
-            return
         yield one
         for pool in self.pools:
             if key in pool.live:

@@ -29,6 +29,7 @@ from kmem.machine.machine import Machine
 from kmem.machine.slabinfo import SlabinfoRow
 from kmem.mm.slab_config import SlabConfig
 from kmem.mm.x86 import BootOptions, memparse
+from kmem.replay.prepared import PreparedTrace
 from kmem.replay.replay import Progress, Replay, replay
 from kmem.replay.transform import Transform
 
@@ -222,9 +223,10 @@ class Variant:
         slabinfo: Mapping[str, SlabinfoRow] | None = None,
         seed: int = 0,
         progress: Progress | None = None,
+        prepared: PreparedTrace | None = None,
         **options: Any,
     ) -> Replay:
-        """Replay a trace so; further options are those of :func:`kmem.trace.reader.open_trace`.
+        """Replay a trace so; further options are those of :func:`kmem.replay.replay.replay`.
 
         Raises
         ------
@@ -237,6 +239,7 @@ class Variant:
             "transform": self.transform,
             "slab_orders": self.slab_orders,
             "progress": progress,
+            "prepared": prepared,
             **options,
         }
         if machine is not None:

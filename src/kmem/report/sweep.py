@@ -29,7 +29,8 @@ def report_sweep(done: Sweep) -> list[Section]:
         front = sorted((row for row in rows if row["pareto"]), key=lambda row: [row[goal] for goal in GOALS])
         if front:
             table = tuple((*(row[name] for name in names), *(row[goal] for goal in GOALS)) for row in front)
-            title = f"{trace}: no other setting is better in all of {', '.join(GOALS)}"
+            goals = ", ".join((*GOALS, "ram") if "ram" in names else GOALS)
+            title = f"{trace}: no other setting is as good in all of {goals}, and better in one"
             sections.append(Section(title, (*names, *GOALS), table))
             sections.append(Section("most pages in use, against requests refused (# on the front)", lines=_plot(rows)))
     return sections
