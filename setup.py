@@ -42,6 +42,7 @@ COMPILED = [
     "kmem.trace.scan_binary",
     "kmem.trace.scan_ring",
     "kmem.trace.scan_records",
+    "kmem.replay.survey_count",
     "kmem.replay.engine",
     "kmem.replay.takeover",
     "kmem.analysis.stat_count",

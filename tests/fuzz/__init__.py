@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Fuzz targets; run by hand."""
+"""Fuzz targets, one per reader, and two fuzzers that drive them."""

@@ -6,10 +6,10 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from kmem.analysis.fragmentation import extfrag_for_order, fragmentation_index, unusable_free_index
 from kmem.analysis.timeline import Timeline, timeline
@@ -20,6 +20,9 @@ from kmem.mm.page import KIND_NAMES
 from kmem.profile import REFERENCE
 from kmem.replay.replay import Failure, Replay
 from kmem.trace.reader import TraceStats
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = [
     "Analysis",
@@ -233,6 +236,8 @@ class Fallbacks:
 
     def to_arrow(self) -> pa.Table:
         """Return a row for each fallback that has a record."""
+        import pyarrow as pa
+
         names = pa.array(REFERENCE.migrate_types + ("CMA",), pa.string())
         return pa.table(
             {
@@ -391,6 +396,8 @@ def fallbacks(run: Replay) -> Fallbacks:
 
 def failures_to_arrow(failures: Sequence[Failure]) -> pa.Table:
     """Return failures as an Arrow table, a row each, with the attributes of :class:`Failure` as columns."""
+    import pyarrow as pa
+
     types = {"str": pa.string(), "int": pa.int64()}
     fields = dataclasses.fields(Failure)
     schema = pa.schema([(field.name, types[str(field.type)]) for field in fields])

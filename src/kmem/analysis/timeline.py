@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from kmem.analysis.fragmentation import fragmentation_index, unusable_free_index
 from kmem.profile import REFERENCE
 from kmem.replay.replay import Replay
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["Timeline", "ZoneName", "timeline"]
 
@@ -87,6 +90,8 @@ class Timeline:
 
         Columns: ``time_ns``, ``events``, ``node``, ``zone``, ``order``, ``migratetype``, ``blocks``.
         """
+        import pyarrow as pa  # slow to import, and a report needs none
+
         sample, zone, order, mt = np.nonzero(self.free_blocks)
         names = pa.array([name.name for name in self.zones], pa.string())
         types = pa.array(REFERENCE.migrate_types + ("CMA",), pa.string())
@@ -108,6 +113,8 @@ class Timeline:
         Columns: ``time_ns``, ``events``, ``node``, ``zone``, ``order``,
         ``unusable_free_index``, ``fragmentation_index``.
         """
+        import pyarrow as pa
+
         samples, zones, orders = self.nr_free.shape
         sample, zone, order = (axis.ravel() for axis in np.indices((samples, zones, orders)))
         indexes = [

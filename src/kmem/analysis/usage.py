@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import pyarrow as pa
 
 from kmem.mm.page import KIND_NAMES
 from kmem.profile import REFERENCE
 from kmem.replay.replay import Replay
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["CacheUsage", "PageUsage", "Usage", "cache_usage", "page_usage", "site_usage", "to_arrow"]
 
@@ -191,6 +193,8 @@ def to_arrow(rows: Sequence[Usage], kind: type[Usage] = Usage) -> pa.Table:
     kind : type, optional
         Which, for a table without rows.
     """
+    import pyarrow as pa  # slow to import, and a report needs none
+
     kind = type(rows[0]) if rows else kind
     texts = {"name", "migratetype"}
     schema = pa.schema(

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import zstandard
 
 from kmem.mm.mmzone import MemMap
 from kmem.mm.page import KIND_NAMES
@@ -71,10 +70,14 @@ class FrameMoment:
         """Look at all frames as they are now; O(frames)."""
         owners = frame_owners(memmap, engine)
         raw = owners.astype("<u2").tobytes() + pageblock_types(memmap).tobytes()
+        import zstandard
+
         packed = zstandard.ZstdCompressor(level=1).compress(raw)
         return cls(time_ns, int(engine.nr_events), packed, memmap.nr_frames)
 
     def _raw(self) -> bytes:
+        import zstandard
+
         return zstandard.ZstdDecompressor().decompress(self.packed)
 
     @property

@@ -11,13 +11,11 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
-
 from kmem.errors import InputError
 from kmem.machine.description import MAX_ADDRESS, MAX_CPUS, MachineDescription
-from kmem.replay.direct_map import DirectMapVotes
-from kmem.trace.events import Event, EventBatch, EventFlag
+from kmem.replay.direct_map import direct_map_base
+from kmem.replay.survey_count import SurveyCounter
+from kmem.trace.events import EventBatch
 
 __all__ = ["PAGE_OFFSETS", "Survey", "architecture", "infer_description", "survey"]
 
@@ -29,9 +27,6 @@ _MIB = 1 << 20
 _GIB = 1 << 30
 _USUAL_FRAMES = 1 << 28  #: addresses of 1 TiB of memory are believed without a page event
 _PIECE_SHIFT = 15  #: frames of 128 MiB, as a power of two
-_KERNEL_64 = 0xFFFF800000000000
-_LOWMEM_END = 0xF8000000  #: of 32 bits; vmalloc and fixed mappings lie above
-_MIX = 0x9E3779B97F4A7C15
 _PCI_HOLE = (0xC0000, 0x100000)  #: frames of a PC below 4 GiB that are never memory
 
 
@@ -41,100 +36,61 @@ class Survey:
 
     Attributes
     ----------
-    events : int
-        Events in the table.
-    first_ns, last_ns : int
-        Times of the first and the last event; 0 if there is none.
-    cpus : dict of int to (int, int)
-        How many events each CPU has, and its number.
-    max_pfn : int
-        Highest frame of a page event, with its whole block; -1 if there is none.
-    frames : dict of int to (int, int)
-        How many page events lie in each 128 MiB of memory, and the highest
-        frame of them.
-    mapped : dict of int to (int, int)
-        The same for object addresses in the usual direct map of 64 bits.
-    named_allocations : bool
-        Whether allocations name their cache (kernels from 6.6 on).
     cache_names : dict of (str, int, int) to str
         Name of the cache by call site, bytes asked for and bytes given, where
         an object is freed by name soon after its allocation.
     """
 
-    events: int = 0
-    first_ns: int = 0
-    last_ns: int = 0
-    cpus: dict[int, tuple[int, int]] = field(default_factory=dict)
-    max_pfn: int = -1
-    frames: dict[int, tuple[int, int]] = field(default_factory=dict)
-    mapped: dict[int, tuple[int, int]] = field(default_factory=dict)
-    named_allocations: bool = False
     cache_names: dict[tuple[str, int, int], str] = field(default_factory=dict)
-    _direct_map: DirectMapVotes = field(default_factory=DirectMapVotes, repr=False)
-    _pointers: int = field(default=0, repr=False)
-    _aligned: int = field(default=0, repr=False)
-    _wide: int = field(default=0, repr=False)
-    _kernel_32: int = field(default=0, repr=False)
-    _kernel_64: int = field(default=0, repr=False)
-    _max_low: int = field(default=0, repr=False)
+    _counter: SurveyCounter = field(default_factory=SurveyCounter, repr=False)
 
     def add(self, batch: EventBatch) -> None:
         """Take the events of one batch into account."""
-        if not len(batch):
-            return
-        if not self.events:
-            self.first_ns = int(batch.time_ns[0])
-        self.last_ns = max(self.last_ns, int(batch.time_ns.max()))
-        self.events += int(np.count_nonzero(batch.event != Event.LOST))
-        for cpu, count in enumerate(np.bincount(batch.cpu).tolist()):
-            if count:
-                self.cpus[cpu] = self.cpus.get(cpu, (0, 0))[0] + count, cpu
-        usable = (batch.flags & (EventFlag.FAILED | EventFlag.NO_POINTER)) == 0
-        pages = usable & np.isin(batch.event, (Event.MM_PAGE_ALLOC, Event.MM_PAGE_FREE))
-        if pages.any():
-            last = batch.target[pages].astype(np.int64) + (1 << np.minimum(batch.order[pages], 10).astype(np.int64)) - 1
-            self.max_pfn = max(self.max_pfn, int(last.max()))
-            _count_frames(self.frames, last)
-        self._direct_map.add(batch)
-        objects = usable & (batch.event > 0) & (batch.event <= Event.KMEM_CACHE_FREE) & (batch.target != 0)
-        if objects.any():
-            pointers = batch.target[objects]
-            self._pointers += len(pointers)
-            self._wide += int(np.count_nonzero(pointers >> np.uint64(32)))
-            self._kernel_32 += int(np.count_nonzero(pointers >= PAGE_OFFSETS["i386"]))
-            self._kernel_64 += int(np.count_nonzero(pointers >= _KERNEL_64))
-            self._max_low = max(self._max_low, int(pointers[pointers < _LOWMEM_END].max(initial=0)))
-            direct = pointers[pointers >= PAGE_OFFSETS["x86_64"]] - np.uint64(PAGE_OFFSETS["x86_64"])
-            _count_frames(self.mapped, (direct >> np.uint64(_PAGE_SHIFT)).astype(np.int64))
-            self._aligned += int(np.count_nonzero((pointers & np.uint64(7)) == 0))
-            allocations = (
-                objects & (batch.event >= Event.KMEM_CACHE_ALLOC) & (batch.event <= Event.KMEM_CACHE_ALLOC_NODE)
-            )
-            self.named_allocations |= bool((batch.cache[allocations] != 0).any())
-            if not self.named_allocations:
-                self._learn_names(batch, allocations)
+        # what a call site's objects are freed as: the first name counts
+        for request, free in self._counter.add(batch):
+            site = batch.strings.call_sites[int(batch.call_site[request])]
+            key = (site, int(batch.bytes_req[request]), int(batch.bytes_alloc[request]))
+            self.cache_names.setdefault(key, batch.strings.caches[int(batch.cache[free])])
 
-    def _learn_names(self, batch: EventBatch, allocations: npt.NDArray[np.bool_]) -> None:
-        """Find allocations whose next event at the same pointer is a free that names the cache."""
-        rows = np.flatnonzero(allocations | (batch.event == Event.KMEM_CACHE_FREE))
-        rows = rows[np.argsort(batch.target[rows], kind="stable")]
-        before, after = rows[:-1], rows[1:]
-        paired = (
-            allocations[before]
-            & (batch.cache[after] != 0)
-            & ~allocations[after]
-            & (batch.target[before] == batch.target[after])
-        )
-        before, after = before[paired], after[paired]
-        columns = (batch.call_site[before], batch.bytes_req[before], batch.bytes_alloc[before], batch.cache[after])
-        # Sorting one number is much faster than sorting rows of four; that two rows get the same is out of the way.
-        mixed = np.zeros(len(before), np.uint64)
-        for column in columns:
-            mixed = mixed * np.uint64(_MIX) + column.astype(np.uint64)
-        _, first = np.unique(mixed, return_index=True)
-        for site, bytes_req, bytes_alloc, cache in zip(*(column[first].tolist() for column in columns), strict=True):
-            key = (batch.strings.call_sites[site], bytes_req, bytes_alloc)
-            self.cache_names.setdefault(key, batch.strings.caches[cache])
+    @property
+    def events(self) -> int:
+        """Events in the table."""
+        return self._counter.events
+
+    @property
+    def first_ns(self) -> int:
+        """Time of the first event, 0 if there is none."""
+        return self._counter.first_ns
+
+    @property
+    def last_ns(self) -> int:
+        """Latest time of an event, 0 if there is none."""
+        return self._counter.last_ns
+
+    @property
+    def cpus(self) -> dict[int, tuple[int, int]]:
+        """How many events each CPU has, and its number."""
+        return self._counter.cpus()
+
+    @property
+    def max_pfn(self) -> int:
+        """Highest frame of a page event, with its whole block; -1 if there is none."""
+        return self._counter.max_pfn
+
+    @property
+    def frames(self) -> dict[int, tuple[int, int]]:
+        """How many page events lie in each 128 MiB of memory, and the highest frame of them."""
+        return self._counter.frames.found
+
+    @property
+    def mapped(self) -> dict[int, tuple[int, int]]:
+        """The same for object addresses in the usual direct map of 64 bits."""
+        return self._counter.mapped.found
+
+    @property
+    def named_allocations(self) -> bool:
+        """Whether allocations name their cache (kernels from 6.6 on)."""
+        return self._counter.named_allocations
 
     @property
     def nr_cpus(self) -> int:
@@ -144,17 +100,17 @@ class Survey:
     @property
     def wide(self) -> bool:
         """Whether most object addresses have more than 32 bits."""
-        return self._wide * 2 > self._pointers
+        return self._counter.wide * 2 > self.pointers
 
     @property
     def pointers(self) -> int:
         """Object addresses seen."""
-        return self._pointers
+        return self._counter.pointers
 
     @property
     def direct_map(self) -> int:
         """Address of frame 0 in the direct map as the trace itself shows it, 0 if it does not."""
-        return self._direct_map.base or 0
+        return direct_map_base(self._counter.bases.found) or 0
 
     @property
     def hashed(self) -> bool:
@@ -163,9 +119,10 @@ class Survey:
         A hash has 32 random bits: on 64 bits it is no kernel address, and on
         32 bits most hashes are not aligned.
         """
-        if not self._pointers or self.direct_map or self._kernel_64 * 2 > self._pointers:
+        counter, pointers = self._counter, self.pointers
+        if not pointers or self.direct_map or counter.kernel_64 * 2 > pointers:
             return False
-        real = self._kernel_32 >= 0.95 * self._pointers and self._aligned >= 0.95 * self._pointers
+        real = counter.kernel_32 >= 0.95 * pointers and counter.aligned >= 0.95 * pointers
         return self.wide or not real
 
     @property
@@ -173,11 +130,11 @@ class Survey:
         """Whether 64-bit addresses do not fit a direct map at its usual place."""
         if self.direct_map:
             return self.wide and self.direct_map != PAGE_OFFSETS["x86_64"]
-        if not self._kernel_64 * 2 > self._pointers:
+        if not self._counter.kernel_64 * 2 > self.pointers:
             return False
         most = max(4 * (_plausible_top(self.frames) + 1), _GIB >> _PAGE_SHIFT) if self.frames else _USUAL_FRAMES
         fitting = sum(count for piece, (count, _) in self.mapped.items() if piece << _PIECE_SHIFT < most)
-        return fitting < 0.95 * self._pointers
+        return fitting < 0.95 * self.pointers
 
     @property
     def page_offset(self) -> int:
@@ -190,7 +147,7 @@ class Survey:
         """Highest frame of memory by page events and object addresses, damaged numbers apart; -1 if none is seen."""
         top = _plausible_top(self.frames)
         offset = self.page_offset
-        if not offset or not self._pointers:
+        if not offset or not self.pointers:
             return top
         if arch == "x86_64":
             shift = offset - PAGE_OFFSETS[arch] >> _PAGE_SHIFT
@@ -200,19 +157,9 @@ class Survey:
                 if highest >= shift
             }
             return max(top, _plausible_top(shifted))
-        if self._max_low >= offset:
-            top = max(top, (self._max_low - offset) >> _PAGE_SHIFT)
+        if self._counter.max_low >= offset:
+            top = max(top, (self._counter.max_low - offset) >> _PAGE_SHIFT)
         return top
-
-
-def _count_frames(counts: dict[int, tuple[int, int]], pfns: npt.NDArray[np.int64]) -> None:
-    """Add frames to the counts by 128 MiB."""
-    pieces, inverse, numbers = np.unique(pfns >> _PIECE_SHIFT, return_inverse=True, return_counts=True)
-    highest = np.zeros(len(pieces), np.int64)
-    np.maximum.at(highest, inverse, pfns)
-    for piece, number, top in zip(pieces.tolist(), numbers.tolist(), highest.tolist(), strict=True):
-        count, before = counts.get(piece, (0, -1))
-        counts[piece] = count + number, max(before, top)
 
 
 def _plausible_top(counts: dict[int, tuple[int, int]]) -> int:

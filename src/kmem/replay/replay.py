@@ -16,7 +16,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -206,13 +206,14 @@ class Replay:
         for index, geometry in machine.slub.geometries.items():
             self._by_name[geometry.name] = index
         self.engine.reserve(1, 1, 1 + max(machine.slub.geometries, default=0))
-        for batch in self.reader:
-            for piece in self.transformer.pieces(batch) if self.transformer is not None else (batch,):
-                self._feed(piece)
-            if sum(map(len, taken)) < _MOST_FALLBACKS:
-                taken.append(machine.trace.drain())
-            if progress is not None:
-                progress(*self.reader.progress)
+        with self._batches() as batches:
+            for batch in batches:
+                for piece in self.transformer.pieces(batch) if self.transformer is not None else (batch,):
+                    self._feed(piece)
+                if sum(map(len, taken)) < _MOST_FALLBACKS:
+                    taken.append(machine.trace.drain())
+                if progress is not None:
+                    progress(*self.reader.progress)
         self.engine.finish()
         taken.append(machine.trace.drain())
         self.fallbacks = np.concatenate(taken)[:_MOST_FALLBACKS]
@@ -224,6 +225,11 @@ class Replay:
             self.notes += [
                 f"the trace has no requests at {site} that could be changed" for site in self.transformer.unmatched()
             ]
+
+    def _batches(self) -> contextlib.closing[Generator[EventBatch]]:
+        """The batches of the trace; a transformer adds names to the reader's, so nobody may read ahead of it."""
+        plain = (batch for batch in self.reader)
+        return contextlib.closing(self.reader.read_ahead() if self.transformer is None else plain)
 
     def _feed(self, batch: EventBatch) -> None:
         if not len(batch):
@@ -542,11 +548,12 @@ def _readable_twice(path: str) -> Iterator[tuple[str, str]]:
 
 def _followed(reader: TraceReader, progress: Progress | None) -> Iterator[EventBatch]:
     """The batches of a reader, the progress of the first of two passes being told."""
-    for batch in reader:
-        if progress is not None:
-            done, whole = reader.progress
-            progress(done, 2 * whole if whole is not None else None)
-        yield batch
+    with contextlib.closing(reader.read_ahead()) as batches:
+        for batch in batches:
+            if progress is not None:
+                done, whole = reader.progress
+                progress(done, 2 * whole if whole is not None else None)
+            yield batch
 
 
 def _second_half(progress: Progress) -> Progress:

@@ -9,6 +9,8 @@ lines, memory is sampled at most `MOST_SAMPLES` times a counter.
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
 import os
 import tempfile
 from collections import defaultdict
@@ -21,7 +23,7 @@ from typing import IO, Any
 import numpy as np
 
 from kmem.errors import InputError, UsageError
-from kmem.trace.events import Event, EventFlag, event_schema
+from kmem.trace.events import METADATA_KEY, Event, EventBatch, EventFlag, event_schema
 from kmem.trace.reader import TraceReader
 
 __all__ = ["FORMATS", "convert", "format_of"]
@@ -116,15 +118,29 @@ def _parquet(reader: TraceReader, file: IO[bytes], path: Path) -> int:
     import pyarrow.parquet
 
     events = 0
-    schema = event_schema()
+    batches, schema = _begun(reader, event_schema())
     # times and addresses hardly repeat: a dictionary of them would only be built and thrown away
     repeating = [name for name in schema.names if name not in ("time_ns", "ptr", "pfn")]
     options = {"compression": "zstd", "compression_level": 1, "use_dictionary": repeating}
     with pa.parquet.ParquetWriter(file, schema, **options) as writer:
-        for batch in reader:
+        for batch in batches:
             writer.write_batch(batch.to_arrow())
             events += len(batch)
     return events
+
+
+def _begun(reader: TraceReader, schema: Any) -> tuple[Iterator[EventBatch], Any]:
+    """The batches, and the schema with what no column says; some of that shows only when reading has begun."""
+    batches = iter(reader)
+    first = next(batches, None)
+    facts = {
+        "format": reader.format,
+        "pointer_digits": reader.pointer_digits,
+        "nr_cpus": reader.nr_cpus,
+        "overwritten_events": reader.stats.overwritten_events,
+    }
+    whole = itertools.chain(() if first is None else (first,), batches)
+    return whole, schema.with_metadata({METADATA_KEY: json.dumps(facts)})
 
 
 def _arrow(reader: TraceReader, file: IO[bytes], path: Path) -> int:
@@ -135,9 +151,10 @@ def _arrow(reader: TraceReader, file: IO[bytes], path: Path) -> int:
         [pa.field(each.name, pa.string()) if pa.types.is_dictionary(each.type) else each for each in event_schema()]
     )
     events = 0
+    batches, schema = _begun(reader, schema)
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     with pa.ipc.new_file(file, schema, options=options) as writer:
-        for batch in reader:
+        for batch in batches:
             writer.write_batch(batch.to_arrow().cast(schema))
             events += len(batch)
     return events

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Protocol
 
 from kmem.profile import Profile
+from kmem.trace.ahead import read_ahead
 from kmem.trace.events import EventBatch
 from kmem.trace.mapped_file import MappedFile
 from kmem.trace.reader import TraceReader
@@ -51,6 +52,10 @@ class BinaryReader(TraceReader):
                 yield self._batch()
         if not self._scanner.nr_events:
             raise self._no_events()
+
+    def read_ahead(self) -> Generator[EventBatch]:
+        """Iterate over the batches, which are read in a second thread."""
+        yield from read_ahead(self)
 
     @property
     def progress(self) -> tuple[int, int | None]:

@@ -24,6 +24,8 @@ from kmem.trace.unpack import Unpack, unpacker
 __all__ = ["CpuData", "DatFile", "DatOptions"]
 
 _WINDOW_BYTES = 1 << 22
+_WINDOWS_BYTES = 1 << 26  # of all CPUs together
+_UNPACKED_BYTES = 1 << 28
 _LARGEST_SECTION = 1 << 28
 _LARGEST_CHUNK = 1 << 26
 _MOST_CPUS = 8192
@@ -374,7 +376,8 @@ class DatFile:
             A compressed chunk lies, or lies about its size.
         """
         if not stream.compressed:
-            step = max(_WINDOW_BYTES // stream.page_bytes, 1) * stream.page_bytes
+            window = min(_WINDOW_BYTES, _WINDOWS_BYTES // len(self.streams))
+            step = max(window // stream.page_bytes, 1) * stream.page_bytes
             for start in range(stream.offset, stream.offset + stream.size, step):
                 size = min(step, stream.offset + stream.size - start)
                 yield self.file.at(start, size, f"data of CPU {stream.cpu}"), start
@@ -388,13 +391,15 @@ class DatFile:
             stream.offset,
             big_endian=self.data.big_endian,
         )
+        # each CPU has a chunk unpacked at any time; trace-cmd makes chunks of ten pages
+        largest = min(_LARGEST_CHUNK, max(_UNPACKED_BYTES // len(self.streams), 16 * stream.page_bytes))
         for _ in range(cursor.number(4, "number of chunks")):
             packed = cursor.number(4, "compressed size")
             size = cursor.number(4, "size of a chunk")
             place = cursor.base + cursor.at
             if size % stream.page_bytes:
                 raise cursor.error(f"a chunk of {size} bytes is no number of pages of {stream.page_bytes}")
-            chunk = self._unpacked(cursor.take(packed, "a chunk"), size, place, _LARGEST_CHUNK)
+            chunk = self._unpacked(cursor.take(packed, "a chunk"), size, place, largest)
             if chunk:
                 yield memoryview(chunk), place
 

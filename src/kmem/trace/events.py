@@ -47,7 +47,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["EVENT_NAMES", "EVENT_SCHEMA", "Event", "EventBatch", "EventFlag", "Strings"]
+__all__ = ["EVENT_NAMES", "EVENT_SCHEMA", "METADATA_KEY", "Event", "EventBatch", "EventFlag", "Strings"]
 
 
 class Event(enum.IntEnum):
@@ -90,6 +90,9 @@ class EventFlag(enum.IntFlag):
     SOFTIRQ = 1024
     """ftrace's own text only: in a soft interrupt."""
 
+
+#: Where the metadata of Parquet and Arrow files keep what no column says about the recording.
+METADATA_KEY = b"kmem"
 
 #: Name of each event code, as the tracepoint is called.
 EVENT_NAMES: tuple[str, ...] = ("", *(event.name.lower() for event in Event))

@@ -12,6 +12,7 @@ Source: include/uapi/linux/perf_event.h, tools/perf/util/header.c @6.1.192
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +36,7 @@ _MOST_STRING = 1 << 16
 _WINDOW_BYTES = 1 << 25
 _ZSTD_STEP = 1 << 10
 _MOST_UNPACKED = 1 << 27
+_MOST_KEPT = 1 << 27
 
 _PERF_TYPE_TRACEPOINT = 2
 
@@ -550,6 +552,11 @@ class PerfFile:
         data = b"".join(pieces)
         self._rest = b""
         self._kept[-1].append(data)
+        if sum(map(len, itertools.chain.from_iterable(self._kept))) > _MOST_KEPT + len(data):
+            # rounds without an end: let everything go that waits, rather than keep the whole recording
+            while not self.scanner.finish():
+                yield
+            self._kept = [[data]]
         place = 0
         while place < len(data):
             what, place = self._scan(data, place, len(data), at)

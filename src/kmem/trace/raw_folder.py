@@ -34,6 +34,7 @@ from kmem.trace.tracing_data import LARGEST_PAGE, TracingData
 __all__ = ["RawFolder"]
 
 _WINDOW_BYTES = 1 << 22
+_WINDOWS_BYTES = 1 << 26  # of all CPUs together
 _LARGEST_TEXT = 1 << 20
 _LARGEST_SYMBOLS = 1 << 28
 _MOST_CPUS = 8192
@@ -224,7 +225,8 @@ class RawFolder:
     def windows(self, stream: CpuData) -> Iterator[tuple[memoryview, int]]:
         """Yield the pages of a CPU in pieces of whole pages, each with its offset."""
         file = self._files[self.streams.index(stream)]
-        step = max(_WINDOW_BYTES // stream.page_bytes, 1) * stream.page_bytes
+        window = min(_WINDOW_BYTES, _WINDOWS_BYTES // len(self.streams))
+        step = max(window // stream.page_bytes, 1) * stream.page_bytes
         for start in range(0, stream.size, step):
             size = min(step, stream.size - start)
             yield file.at(start, size, f"data of CPU {stream.cpu}"), stream.offset + start

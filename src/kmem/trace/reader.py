@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -24,10 +24,12 @@ from kmem.trace.events import Dictionaries, EventBatch, Strings, event_schema
 from kmem.trace.scan_columns import EventColumns
 from kmem.trace.scan_ftrace import FtraceScanner
 from kmem.trace.scan_perf import PerfScanner
-from kmem.trace.source import BINARY_MAGIC, CHUNK_BYTES, ByteSource
+from kmem.trace.source import BINARY_MAGIC, CHUNK_BYTES, TABLE_MAGIC, ByteSource
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from kmem.trace.mapped_file import MappedFile
 
 __all__ = ["BATCH_EVENTS", "TraceReader", "TraceStats", "open_trace", "read_table"]
 
@@ -94,7 +96,7 @@ class TraceReader:
         Name of the file.
     format : str
         ``ftrace`` (also ``trace-cmd report``), ``perf script``, ``trace.dat``,
-        ``trace_pipe_raw`` or ``perf.data``.
+        ``trace_pipe_raw``, ``perf.data``, ``parquet`` or ``arrow``.
     strings : Strings
         Strings behind the codes, shared by all batches.
     pointer_digits : int
@@ -158,6 +160,15 @@ class TraceReader:
             yield self._batch()
         if not scanner.nr_events:
             raise self._no_events()
+
+    def read_ahead(self) -> Generator[EventBatch]:
+        """Iterate over the batches, those of a binary recording being read in a second thread.
+
+        Close the generator before the reader.  While it runs the reader's
+        `strings` may hold more than the batches that have been given out
+        speak of, and nothing may be added to them.
+        """
+        yield from self
 
     def _no_events(self) -> InputError:
         skipped = self._scanner.unknown_events()
@@ -275,7 +286,8 @@ def open_trace(
     path : str or os.PathLike
         The file, plain or packed with gzip, zstd or xz; ``-`` is standard
         input.  A folder is one copied from tracefs, with
-        ``per_cpu/cpuN/trace_pipe_raw`` and the formats of the events.
+        ``per_cpu/cpuN/trace_pipe_raw`` and the formats of the events.  A
+        Parquet or Arrow IPC file holds the event table itself.
     profile : Profile
         Kernel by whose names GFP texts are read.
     batch_events : int
@@ -309,8 +321,12 @@ def open_trace(
         chunks = source.chunks()
         head = _head_of(chunks, _MAGIC_BYTES)
         chunks = itertools.chain(head, chunks)
-        if b"".join(head).startswith(BINARY_MAGIC):
+        start = b"".join(head)
+        if start.startswith(BINARY_MAGIC):
             return _open_binary(source, chunks, profile, batch_events, kallsyms, stacks)
+        for magic, kind in TABLE_MAGIC.items():
+            if start.startswith(magic):
+                return _open_table(source, chunks, kind, profile, batch_events)
         return TraceReader(source, chunks, profile, batch_events)
     except BaseException:
         source.close()
@@ -338,6 +354,34 @@ def _open_folder(
         raise
 
 
+def _open_table(
+    source: ByteSource, chunks: Iterator[bytes], kind: str, profile: Profile, batch_events: int
+) -> TraceReader:
+    """Open a Parquet or Arrow file with the event table."""
+    from kmem.trace.table_reader import TableReader
+
+    mapped = _mapped(source, chunks)
+    try:
+        return TableReader(mapped, kind, profile, batch_events, source.note)
+    except BaseException:
+        mapped.close()
+        raise
+
+
+def _mapped(source: ByteSource, chunks: Iterator[bytes]) -> MappedFile:
+    """The file's bytes: mapped if it is an ordinary file, else through a temporary copy. Closes the source."""
+    from kmem.trace.mapped_file import MappedFile
+
+    file = source.mapped()
+    mapped = (
+        MappedFile(file, source.name)
+        if file is not None
+        else MappedFile.spooled(chunks, source.name, source.size_bytes if source.compression else None)
+    )
+    source.close()
+    return mapped
+
+
 def _open_binary(
     source: ByteSource,
     chunks: Iterator[bytes],
@@ -346,19 +390,12 @@ def _open_binary(
     kallsyms: str | os.PathLike[str] | None,
     stacks: bool,
 ) -> TraceReader:
-    """Open a binary recording: mapped if it is an ordinary file, else through a temporary copy."""
+    """Open a binary recording."""
     from kmem.trace.binary_reader import binary_reader
-    from kmem.trace.mapped_file import MappedFile
     from kmem.trace.symbols import read_kallsyms
 
     symbols = read_kallsyms(kallsyms) if kallsyms is not None else None
-    file = source.mapped()
-    mapped = (
-        MappedFile(file, source.name)
-        if file is not None
-        else MappedFile.spooled(chunks, source.name, source.size_bytes if source.compression else None)
-    )
-    source.close()
+    mapped = _mapped(source, chunks)
     try:
         return binary_reader(
             mapped, profile, batch_events=batch_events, symbols=symbols, note=source.note, stacks=stacks

@@ -43,10 +43,10 @@ cdef class IdMap:
     cdef uint32_t *values
     cdef uint64_t mask
     cdef readonly uint64_t count
-    cdef uint32_t find(self, uint64_t key) noexcept
-    cdef int put(self, uint64_t key, uint32_t value) except -1
+    cdef uint32_t find(self, uint64_t key) noexcept nogil
+    cdef int put(self, uint64_t key, uint32_t value) except -1 nogil
 
-cdef inline uint64_t load(Bytes p, unsigned int size, bint swap) noexcept:
+cdef inline uint64_t load(Bytes p, unsigned int size, bint swap) noexcept nogil:
     # read an unsigned number of 1, 2, 4 or 8 bytes, in the byte order of the recording; here, to be inlined
     cdef uint64_t v8
     cdef uint32_t v4
@@ -62,7 +62,7 @@ cdef inline uint64_t load(Bytes p, unsigned int size, bint swap) noexcept:
         return __builtin_bswap16(v2) if swap else v2
     return p[0]
 
-cdef uint64_t load_field(Bytes data, FieldAt *field, bint swap) noexcept
+cdef uint64_t load_field(Bytes data, FieldAt *field, bint swap) noexcept nogil
 
 cdef class BinaryScanner(EventColumns):
     cdef readonly object symbols              # kernel symbols, or None
@@ -78,10 +78,12 @@ cdef class BinaryScanner(EventColumns):
     cdef uint64_t last_site
     cdef uint32_t last_site_code
 
-    cdef int decode(self, Bytes data, size_t size, int64_t time_ns, int cpu, int pid, uint32_t comm) except -1
-    cdef int decode_slab(self, EventLayout *layout, Bytes data, size_t size) except -1
-    cdef int decode_page(self, EventLayout *layout, Bytes data) except -1
-    cdef int decode_name(self, EventLayout *layout, Bytes data, size_t size) except -1
-    cdef int decode_gfp(self, EventLayout *layout, Bytes data) except -1
-    cdef uint32_t site_code(self, uint64_t address) except? 0xFFFFFFFE
-    cdef int pid_of(self, Bytes data, size_t size) noexcept
+    cdef int decode(self, Bytes data, size_t size, int64_t time_ns, int cpu, int pid, uint32_t comm) except -1 nogil
+    cdef int decode_slab(self, EventLayout *layout, Bytes data, size_t size) except -1 nogil
+    cdef int decode_page(self, EventLayout *layout, Bytes data) except -1 nogil
+    cdef int decode_name(self, EventLayout *layout, Bytes data, size_t size) except -1 nogil
+    cdef int decode_gfp(self, EventLayout *layout, Bytes data) except -1 nogil
+    cdef uint32_t site_code(self, uint64_t address) except? 0xFFFFFFFE nogil
+    cdef int pid_of(self, Bytes data, size_t size) noexcept nogil
+    cdef uint32_t new_gfp(self, int number, uint64_t value) except? 0xFFFFFFFE
+    cdef uint32_t new_site(self, uint64_t address) except? 0xFFFFFFFE

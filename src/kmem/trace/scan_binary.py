@@ -47,6 +47,7 @@ ALL_ONES = ~ALL_ONES
 
 
 @cython.cfunc
+@cython.nogil
 @cython.inline
 @cython.exceptval(check=False)
 @cython.overflowcheck(False)  # bits are meant to be shifted out
@@ -60,6 +61,7 @@ def load_field(data: Bytes, field: cython.pointer(FieldAt), swap: cython.bint) -
 
 
 @cython.cfunc
+@cython.nogil
 @cython.inline
 @cython.exceptval(check=False)
 @cython.overflowcheck(False)  # the multiplication is meant to wrap
@@ -87,6 +89,7 @@ class IdMap:
         free(self.values)
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(check=False)
     def find(self, key: uint64_t) -> uint32_t:
         """The code of a number, `NO_ID` if it has none."""
@@ -98,6 +101,7 @@ class IdMap:
         return NO_ID
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(-1, check=False)
     def put(self, key: uint64_t, value: uint32_t) -> cython.int:
         """Give a number a code, a new one if it has one already."""
@@ -121,7 +125,8 @@ class IdMap:
         if keys is cython.NULL or values is cython.NULL:
             free(keys)
             free(values)
-            raise MemoryError
+            with cython.gil:
+                raise MemoryError
         memset(values, 0xFF, room * 2 * 4)
         self.keys = keys
         self.values = values
@@ -278,6 +283,7 @@ class BinaryScanner(EventColumns):
         return found
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(check=False)
     def pid_of(self, data: Bytes, size: cython.size_t) -> cython.int:
         """The thread that an event's own header names; 0 if the event is too short or unknown."""
@@ -292,6 +298,7 @@ class BinaryScanner(EventColumns):
         return cython.cast(cython.int, load_field(data, cython.address(layout.pid), self.swap) & 0x7FFFFFFF)
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(-1, check=False)
     def decode(
         self, data: Bytes, size: cython.size_t, time_ns: int64_t, cpu: cython.int, pid: cython.int, comm: uint32_t
@@ -336,6 +343,7 @@ class BinaryScanner(EventColumns):
         return 1
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(-1, check=False)
     def decode_slab(self, layout: cython.pointer(EventLayout), data: Bytes, size: cython.size_t) -> cython.int:
         """Fields of the events of objects; 0 if a value cannot be right."""
@@ -373,6 +381,7 @@ class BinaryScanner(EventColumns):
         return 1
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(-1, check=False)
     def decode_page(self, layout: cython.pointer(EventLayout), data: Bytes) -> cython.int:
         """Fields of the events of pages; 0 if a value cannot be right."""
@@ -420,6 +429,7 @@ class BinaryScanner(EventColumns):
         return 1
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(-1, check=False)
     def decode_name(self, layout: cython.pointer(EventLayout), data: Bytes, size: cython.size_t) -> cython.int:
         """The cache's name; 0 if it does not lie in the event."""
@@ -442,6 +452,7 @@ class BinaryScanner(EventColumns):
         return 1
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(-1, check=False)
     def decode_gfp(self, layout: cython.pointer(EventLayout), data: Bytes) -> cython.int:
         """The GFP flags, as the code of their text; 0 if they cannot be right."""
@@ -453,13 +464,8 @@ class BinaryScanner(EventColumns):
         key: uint64_t = value | (cython.cast(uint64_t, layout.gfp_table) << 32)
         code: uint32_t = self.flags_by_gfp.find(key)
         if code == NO_ID:
-            text, accounted = flags_of(self.formats[layout.number], value)
-            try:
-                code = self.gfps.code(text)
-            except ValueError:
-                code = self.gfps.code(f"{value:#x}")
-            if accounted:
-                code |= ACCOUNTED_BIT
+            with cython.gil:
+                code = self.new_gfp(layout.number, value)
             if self.flags_by_gfp.count < MOST_IDS:
                 self.flags_by_gfp.put(key, code)
         if code & ACCOUNTED_BIT:
@@ -469,19 +475,38 @@ class BinaryScanner(EventColumns):
 
     @cython.cfunc
     @cython.exceptval(0xFFFFFFFE, check=True)
+    def new_gfp(self, number: cython.int, value: uint64_t) -> uint32_t:
+        """The code of GFP flags that have not been seen, with a bit for what they say about accounting."""
+        text, accounted = flags_of(self.formats[number], value)
+        try:
+            code: uint32_t = self.gfps.code(text)
+        except ValueError:
+            code = self.gfps.code(f"{value:#x}")
+        return code | ACCOUNTED_BIT if accounted else code
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(0xFFFFFFFE, check=True)
     def site_code(self, address: uint64_t) -> uint32_t:
         """The code of a call site."""
         if address == self.last_site:
             return self.last_site_code
         code: uint32_t = self.sites.find(address)
         if code == NO_ID:
-            text = f"{address:#x}" if self.symbols is None else self.symbols.describe(address)
-            try:
-                code = self.call_sites.code(text)
-            except ValueError:
-                code = self.call_sites.code(f"{address:#x}")
+            with cython.gil:
+                code = self.new_site(address)
             if self.sites.count < MOST_IDS:
                 self.sites.put(address, code)
         self.last_site = address
         self.last_site_code = code
         return code
+
+    @cython.cfunc
+    @cython.exceptval(0xFFFFFFFE, check=True)
+    def new_site(self, address: uint64_t) -> uint32_t:
+        """The code of a call site that has not been seen."""
+        text = f"{address:#x}" if self.symbols is None else self.symbols.describe(address)
+        try:
+            return self.call_sites.code(text)
+        except ValueError:
+            return self.call_sites.code(f"{address:#x}")

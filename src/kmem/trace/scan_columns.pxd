@@ -63,6 +63,6 @@ cdef class EventColumns:
     cdef uint8_t[::1] event, order, fallback_order
     cdef int8_t[::1] migratetype, fallback_migratetype
 
-    cdef int store_lost(self, uint64_t events, int cpu) except -1
+    cdef int store_lost(self, uint64_t events, int cpu) except -1 nogil
     cdef int count_unknown(self, const unsigned char *name, size_t size) except -1
-    cdef int damaged(self, uint64_t size) except -1
+    cdef int damaged(self, uint64_t size) except -1 nogil

@@ -103,6 +103,7 @@ class EventColumns:
         return {name: int(counts[code]) for code, name in enumerate(self.unknown_names.strings()) if counts[code]}
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(-1, check=False)
     def store_lost(self, events: uint64_t, cpu: cython.int) -> cython.int:
         """A row for the mark itself, at the time of the event before it."""
@@ -110,8 +111,9 @@ class EventColumns:
         self.lost_markers += 1
         if events < MAX_BYTES and self.lost_events < MAX_BYTES:
             self.lost_events += events
-        for name, column in self.columns.items():
-            column[i] = -1 if name in ("node", "migratetype", "fallback_migratetype") else 0
+        with cython.gil:
+            for name, column in self.columns.items():
+                column[i] = -1 if name in ("node", "migratetype", "fallback_migratetype") else 0
         self.time_ns[i] = self.last_time_ns
         self.bytes_req[i] = events
         self.cpu[i] = cpu
@@ -130,6 +132,7 @@ class EventColumns:
         return 0
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(-1, check=False)
     def damaged(self, size: uint64_t) -> cython.int:
         """Count a line or record that cannot be right."""

@@ -61,7 +61,7 @@ cdef class RecordScanner(BinaryScanner):
     cdef readonly uint64_t late_events, rounds
     cdef readonly object kernel_map           # (name, address) of the first mapping of the kernel, or None
     cdef public object when_mapped            # called when that is known
-    cdef Bytes base
+    cdef Bytes base, at
     cdef uint64_t base_offset
     cdef Bytes base_end
     cdef uint32_t swapper
@@ -70,19 +70,23 @@ cdef class RecordScanner(BinaryScanner):
     cdef IdMap stack_by_hash
     cdef list stacks_list
 
-    cdef int grow(self) except -1
-    cdef int push(self, uint64_t time, Bytes record) except -1
-    cdef SampleLayout *layout_for(self, Bytes record, uint32_t size, bint sample) noexcept
-    cdef int take(self, Bytes record, uint32_t kind, uint32_t size) except -1
-    cdef int start_drain(self, uint64_t limit) except -1
-    cdef int drain(self) except -1
-    cdef int process(self, Bytes record) except -1
-    cdef int process_sample(self, Bytes record, uint32_t size) except -1
-    cdef int process_lost(self, Bytes record, uint32_t size, int at) except -1
-    cdef int process_comm(self, Bytes record, uint32_t size) except -1
-    cdef int process_fork(self, Bytes record, uint32_t size) except -1
+    cdef int run(self, Bytes stop) except -1 nogil
+    cdef int end_round(self) except -1 nogil
+    cdef int flush(self) except -1 nogil
+    cdef int grow(self) except -1 nogil
+    cdef int push(self, uint64_t time, Bytes record) except -1 nogil
+    cdef SampleLayout *layout_for(self, Bytes record, uint32_t size, bint sample) noexcept nogil
+    cdef int take(self, Bytes record, uint32_t kind, uint32_t size) except -1 nogil
+    cdef int start_drain(self, uint64_t limit) except -1 nogil
+    cdef int drain(self) except -1 nogil
+    cdef int process(self, Bytes record) except -1 nogil
+    cdef int process_sample(self, Bytes record, uint32_t size) except -1 nogil
+    cdef int process_lost(self, Bytes record, uint32_t size, int at) except -1 nogil
+    cdef int process_comm(self, Bytes record, uint32_t size) except -1 nogil
+    cdef int process_fork(self, Bytes record, uint32_t size) except -1 nogil
     cdef int process_mmap(self, Bytes record, uint32_t size) except -1
-    cdef Bytes skip_read(self, Bytes p, Bytes end, uint32_t read_format) noexcept
-    cdef uint32_t stack_code(self, Bytes p, uint64_t frames) except? 0xFFFFFFFE
-    cdef uint32_t comm_of(self, int tid) except? 0xFFFFFFFE
-    cdef int damage_at(self, Bytes place, uint64_t size) except -1
+    cdef Bytes skip_read(self, Bytes p, Bytes end, uint32_t read_format) noexcept nogil
+    cdef uint32_t new_stack(self, Bytes p, uint64_t frames) except? 0xFFFFFFFE
+    cdef uint32_t stack_code(self, Bytes p, uint64_t frames) except? 0xFFFFFFFE nogil
+    cdef uint32_t comm_of(self, int tid) except? 0xFFFFFFFE nogil
+    cdef int damage_at(self, Bytes place, uint64_t size) except -1 nogil

@@ -35,6 +35,7 @@ MOST_TIDS = cython.declare(uint64_t, 1 << 22)
 
 
 @cython.cfunc
+@cython.nogil
 @cython.exceptval(check=False)
 @cython.overflowcheck(False)  # the checks know no difference of pointers to structs
 def merge(
@@ -59,6 +60,7 @@ def merge(
 
 
 @cython.cfunc
+@cython.nogil
 @cython.exceptval(check=False)
 def run_end(p: cython.pointer(Entry), end: cython.pointer(Entry)) -> cython.pointer(Entry):
     """End of the run that begins at `p`."""
@@ -199,63 +201,101 @@ class RecordScanner(BinaryScanner):
         at : int
             Where the next call has to go on; for `SPECIAL` and what is wrong,
             where that record begins.
+
+        Notes
+        -----
+        Other threads run meanwhile: only what is new asks for the interpreter.
         """
         if not 0 <= start <= end <= data.shape[0]:
             raise ValueError("no such part")
         if start == end:
             return SCAN_END, start
         begin: Bytes = cython.address(data[0])
-        p: Bytes = begin + start
         stop: Bytes = begin + end
-        kind: uint32_t
-        size: uint32_t
+        what: cython.int
         self.base = begin
         self.base_end = begin + data.shape[0]
         self.base_offset = file_offset
+        self.at = begin + start
+        with cython.nogil:
+            what = self.run(stop)
+        return what, self.at - begin
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(-1, check=False)
+    def run(self, stop: Bytes) -> cython.int:
+        """Take in the records from `at` on, which follows; what :meth:`scan` answers."""
+        p: Bytes = self.at
+        kind: uint32_t
+        size: uint32_t
+        what: cython.int = SCAN_END
         if self.draining and not self.drain():
-            return SCAN_FULL, start
+            return SCAN_FULL
         while p < stop:
             if stop - p < 8:
-                return SCAN_CUT, p - begin
+                what = SCAN_CUT
+                break
             kind = load(p, 4, self.swap)
             size = load(p + 6, 2, self.swap)
             if size < 8:
-                return SCAN_DAMAGED, p - begin
+                what = SCAN_DAMAGED
+                break
             if size > stop - p:
-                return SCAN_CUT, p - begin
+                what = SCAN_CUT
+                break
             if self.count + 2 > self.capacity:
-                return SCAN_FULL, p - begin
+                what = SCAN_FULL
+                break
             if kind < PERF_RECORD_USER_TYPE_START:
                 self.take(p, kind, size)
                 p += size
                 if self.queued >= MOST_QUEUED:
                     self.start_drain(self.queue[0].time + (self.max_time - self.queue[0].time) // 2)
                     if not self.drain():
-                        return SCAN_FULL, p - begin
+                        what = SCAN_FULL
+                        break
             elif kind == PERF_RECORD_FINISHED_ROUND:
                 p += size
                 self.end_round()
                 if not self.drain():
-                    return SCAN_FULL, p - begin
+                    what = SCAN_FULL
+                    break
             else:
-                return SCAN_SPECIAL, p - begin
-        return SCAN_END, p - begin
+                what = SCAN_SPECIAL
+                break
+        self.at = p
+        return what
 
-    def end_round(self) -> None:
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(-1, check=False)
+    def end_round(self) -> cython.int:
         """Let go what the end of a round makes final."""
         self.rounds += 1
         self.start_drain(self.next_flush)
         self.next_flush = self.max_time
+        return 0
 
     def finish(self) -> bool:
         """Let go everything that waits; False if the batch is full before it is done."""
-        if not self.draining or self.drain():
-            self.start_drain(NEVER)
-        else:
-            return False
-        return bool(self.drain()) and self.queued == 0
+        done: cython.bint
+        with cython.nogil:
+            done = self.flush()
+        return done
 
     @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(-1, check=False)
+    def flush(self) -> cython.int:
+        """What :meth:`finish` does."""
+        if self.draining and not self.drain():
+            return 0
+        self.start_drain(NEVER)
+        return self.drain() and self.queued == 0
+
+    @cython.cfunc
+    @cython.nogil
     @cython.exceptval(check=False)
     def layout_for(self, record: Bytes, size: uint32_t, sample: cython.bint) -> cython.pointer(SampleLayout):
         """How the event is laid out that a record belongs to; NULL if it belongs to none."""
@@ -275,6 +315,7 @@ class RecordScanner(BinaryScanner):
         return cython.NULL if code == NO_ID else cython.address(self.sample_layouts[code])
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(-1, check=False)
     def take(self, record: Bytes, kind: uint32_t, size: uint32_t) -> cython.int:
         """Queue a record by its time, or process it at once if it has none."""
@@ -301,7 +342,8 @@ class RecordScanner(BinaryScanner):
             ):
                 time = load(record + size - layout.back_time, 8, self.swap)
         elif kind == PERF_RECORD_MMAP:
-            return self.process_mmap(record, size)
+            with cython.gil:
+                return self.process_mmap(record, size)
         else:
             return 0
         if time == 0 or time == NEVER:
@@ -309,6 +351,7 @@ class RecordScanner(BinaryScanner):
         return self.push(time, record)
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(-1, check=False)
     def push(self, time: uint64_t, record: Bytes) -> cython.int:
         """Queue a record."""
@@ -326,23 +369,25 @@ class RecordScanner(BinaryScanner):
         return 0
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(-1, check=False)
     def grow(self) -> cython.int:
         """Make room for twice as many records in the queue."""
         room: uint64_t = max(4096, self.queue_room * 2)
         size: cython.size_t = room * cython.sizeof(Entry)
         queue: cython.pointer(Entry) = cython.cast(cython.pointer(Entry), realloc(self.queue, size))
+        if queue is not cython.NULL:
+            self.queue = queue
+            queue = cython.cast(cython.pointer(Entry), realloc(self.spare, size))
         if queue is cython.NULL:
-            raise MemoryError
-        self.queue = queue
-        queue = cython.cast(cython.pointer(Entry), realloc(self.spare, size))
-        if queue is cython.NULL:
-            raise MemoryError
+            with cython.gil:
+                raise MemoryError
         self.spare = queue
         self.queue_room = room
         return 0
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(-1, check=False)
     @cython.overflowcheck(False)  # the checks know no difference of pointers to structs
     def start_drain(self, limit: uint64_t) -> cython.int:
@@ -388,6 +433,7 @@ class RecordScanner(BinaryScanner):
         return 0
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(-1, check=False)
     def drain(self) -> cython.int:
         """Process what may go out; 0 if the batch is full before that is done."""
@@ -405,6 +451,7 @@ class RecordScanner(BinaryScanner):
         return 1
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(-1, check=False)
     def damage_at(self, place: Bytes, size: uint64_t) -> cython.int:
         """Count damage, and keep the place of the first."""
@@ -416,6 +463,7 @@ class RecordScanner(BinaryScanner):
         return 0
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(-1, check=False)
     def process(self, record: Bytes) -> cython.int:
         """Process a record whose turn it is."""
@@ -433,6 +481,7 @@ class RecordScanner(BinaryScanner):
         return self.process_lost(record, size, 8)
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(check=False)
     def skip_read(self, p: Bytes, end: Bytes, read_format: uint32_t) -> Bytes:
         """The end of a sample's counter values; NULL if they do not lie in it."""
@@ -461,6 +510,7 @@ class RecordScanner(BinaryScanner):
         return p + words * 8
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(-1, check=False)
     def process_sample(self, record: Bytes, size: uint32_t) -> cython.int:
         """Decode the trace event in a sample."""
@@ -514,11 +564,11 @@ class RecordScanner(BinaryScanner):
         return 0
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(0xFFFFFFFE, check=True)
     @cython.overflowcheck(False)  # the multiplication is meant to wrap
     def stack_code(self, p: Bytes, frames: uint64_t) -> uint32_t:
         """The code of a call chain: its kernel part, innermost first."""
-        address: uint64_t
         i: uint64_t
         key: uint64_t = frames
         if frames > MOST_FRAMES:
@@ -531,7 +581,19 @@ class RecordScanner(BinaryScanner):
             return code
         if self.stack_by_hash.count >= MOST_STACKS:
             return 0
+        with cython.gil:
+            code = self.new_stack(p, frames)
+        self.stack_by_hash.put(key, code)
+        return code
+
+    @cython.cfunc
+    @cython.exceptval(0xFFFFFFFE, check=True)
+    @cython.overflowcheck(False)
+    def new_stack(self, p: Bytes, frames: uint64_t) -> uint32_t:
+        """The code of a call chain that has not been seen, 0 if it has no frame of the kernel."""
         # addresses above -4096 say whose the frames behind them are: the kernel's, the user's, a guest's
+        address: uint64_t
+        i: uint64_t
         found = []
         kernel = True
         for i in range(frames):
@@ -540,13 +602,13 @@ class RecordScanner(BinaryScanner):
                 kernel = address == NEVER - 127
             elif kernel:
                 found.append(address)
-        code = len(self.stacks_list) if found else 0
-        if found:
-            self.stacks_list.append(tuple(found))
-        self.stack_by_hash.put(key, code)
-        return code
+        if not found:
+            return 0
+        self.stacks_list.append(tuple(found))
+        return len(self.stacks_list) - 1
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(0xFFFFFFFE, check=True)
     def comm_of(self, tid: cython.int) -> uint32_t:
         """The code of a thread's command name."""
@@ -554,12 +616,14 @@ class RecordScanner(BinaryScanner):
             return self.swapper
         code: uint32_t = self.comm_by_pid.find(tid)
         if code == NO_ID or code == 0:
-            code = self.comms.code(f":{tid}")
+            with cython.gil:
+                code = self.comms.code(f":{tid}")
             if self.comm_by_pid.count < MOST_TIDS:
                 self.comm_by_pid.put(tid, code)
         return code
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(-1, check=False)
     def process_lost(self, record: Bytes, size: uint32_t, at: cython.int) -> cython.int:
         """A mark of lost events."""
@@ -577,6 +641,7 @@ class RecordScanner(BinaryScanner):
         return self.store_lost(load(record + at, 8, self.swap), cpu)
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(-1, check=False)
     def process_comm(self, record: Bytes, size: uint32_t) -> cython.int:
         """A thread has got a name."""
@@ -593,6 +658,7 @@ class RecordScanner(BinaryScanner):
         return 0
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(-1, check=False)
     def process_fork(self, record: Bytes, size: uint32_t) -> cython.int:
         """A thread begins with its parent's name."""

@@ -47,8 +47,9 @@ cdef class RingScanner(BinaryScanner):
     cdef uint32_t unknown_comm, idle_comm
     cdef readonly uint64_t damaged_pages
 
-    cdef uint64_t clock(self, uint64_t ts) noexcept
-    cdef int next_event(self, CpuStream *s) except -1
-    cdef int next_page(self, CpuStream *s) except -1
-    cdef int damage_at(self, CpuStream *s, Bytes place, uint64_t size) except -1
-    cdef int emit(self, CpuStream *s) except -1
+    cdef uint64_t clock(self, uint64_t ts) noexcept nogil
+    cdef int next_event(self, CpuStream *s) except -1 nogil
+    cdef int next_page(self, CpuStream *s) except -1 nogil
+    cdef int damage_at(self, CpuStream *s, Bytes place, uint64_t size) except -1 nogil
+    cdef int emit(self, CpuStream *s) except -1 nogil
+    cdef int fill(self) except -3 nogil

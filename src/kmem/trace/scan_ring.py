@@ -139,7 +139,21 @@ class RingScanner(BinaryScanner):
         int
             The number of a stream whose next pages are wanted, `FULL` when the
             batch is, `DONE` when all streams have ended.
+
+        Notes
+        -----
+        Other threads run meanwhile: only what is new asks for the interpreter.
         """
+        found: cython.int
+        with cython.nogil:
+            found = self.fill()
+        return found
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(-3, check=False)
+    def fill(self) -> cython.int:
+        """Merge events into the batch; what :meth:`scan` answers."""
         best: cython.int
         i: cython.int
         best_ts: uint64_t
@@ -171,6 +185,7 @@ class RingScanner(BinaryScanner):
                 self.next_event(s)
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(-1, check=False)
     def emit(self, s: cython.pointer(CpuStream)) -> cython.int:
         """Write the waiting event of a stream, and the mark of those lost before it."""
@@ -189,6 +204,7 @@ class RingScanner(BinaryScanner):
         return 0
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(-1, check=False)
     def damage_at(self, s: cython.pointer(CpuStream), place: Bytes, size: uint64_t) -> cython.int:
         """Count damage, and keep the place of the first."""
@@ -199,6 +215,7 @@ class RingScanner(BinaryScanner):
         return 0
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(check=False)
     @cython.overflowcheck(False)  # an offset may be negative
     def clock(self, ts: uint64_t) -> uint64_t:
@@ -214,6 +231,7 @@ class RingScanner(BinaryScanner):
         return ts + self.clock_offset
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(-1, check=False)
     def next_page(self, s: cython.pointer(CpuStream)) -> cython.int:
         """Begin the page at ``s.page``; 0 if the window is used up. A page that cannot be right is skipped."""
@@ -243,6 +261,7 @@ class RingScanner(BinaryScanner):
         return 0
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(-1, check=False)
     @cython.overflowcheck(False)  # hostile deltas may wrap the clock
     def next_event(self, s: cython.pointer(CpuStream)) -> cython.int:

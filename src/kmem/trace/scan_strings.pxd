@@ -17,6 +17,6 @@ cdef class StringTable:
     cdef uint64_t mask                    # slots - 1
     cdef uint32_t count, room, limit
     cdef int kind
-    cdef uint32_t intern(self, const unsigned char *text, size_t size) except? 0xFFFFFFFE
-    cdef uint32_t add(self, const unsigned char *text, size_t size, uint64_t value) except? 0xFFFFFFFE
+    cdef uint32_t intern(self, const unsigned char *text, size_t size) except? 0xFFFFFFFE nogil
+    cdef uint32_t add(self, const unsigned char *text, size_t size, uint64_t value) except? 0xFFFFFFFE nogil
     cdef int grow(self) except -1

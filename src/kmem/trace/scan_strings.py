@@ -22,6 +22,7 @@ LIMIT = 1 << 18
 
 
 @cython.cfunc
+@cython.nogil
 @cython.inline
 @cython.exceptval(check=False)
 @cython.overflowcheck(False)  # the multiplication is meant to wrap
@@ -125,6 +126,7 @@ class StringTable:
         return result
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(0xFFFFFFFE, check=True)
     def intern(self, text: cython.pointer(cython.const[cython.uchar]), size: cython.size_t) -> uint32_t:
         """The code of a string, new if it has not been seen; cleaned by the table's kind."""
@@ -146,6 +148,7 @@ class StringTable:
         return self.add(text, size, value)
 
     @cython.cfunc
+    @cython.nogil
     @cython.exceptval(0xFFFFFFFE, check=True)
     def add(self, text: cython.pointer(cython.const[cython.uchar]), size: cython.size_t, value: uint64_t) -> uint32_t:
         """Append a new string of known hash and return its code."""
@@ -157,7 +160,8 @@ class StringTable:
         if self.count >= self.limit - 1 and not (size == 7 and memcmp(text, b"<other>", 7) == 0):
             return self.intern(b"<other>", 7)
         if self.count == self.room or self.arena_size + size > self.arena_room:
-            self.grow()
+            with cython.gil:
+                self.grow()
         code: uint32_t = self.count
         if size:
             memcpy(self.arena + self.arena_size, text, size)

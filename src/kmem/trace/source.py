@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from kmem.errors import InputError
 
-__all__ = ["BINARY_MAGIC", "CHUNK_BYTES", "ByteSource"]
+__all__ = ["BINARY_MAGIC", "CHUNK_BYTES", "TABLE_MAGIC", "ByteSource"]
 
 CHUNK_BYTES = 1 << 20
 # A few bytes of zstd can stand for a block of 128 KiB: small steps bound what one step returns.
@@ -30,6 +30,9 @@ _OTHER_MAGIC = {
 
 #: How binary recordings begin, which are mapped and not read as a stream.
 BINARY_MAGIC = (b"\x17\x08\x44tracing", b"PERFILE2", b"2ELIFREP")
+
+#: How files with the event table itself begin, and what they are called.
+TABLE_MAGIC = {b"PAR1": "parquet", b"ARROW1": "arrow"}
 
 
 def _unpacker(kind: str) -> tuple[Any, tuple[type[Exception], ...]]:

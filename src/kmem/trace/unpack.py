@@ -6,8 +6,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 
-import zstandard
-
 from kmem.errors import InputError, NotSupportedError
 
 __all__ = ["unpacker"]
@@ -27,6 +25,8 @@ def _zlib(data: bytes | memoryview, size: int) -> bytes:
 
 
 def _zstd(data: bytes | memoryview, size: int) -> bytes:
+    import zstandard  # only compressed recordings need it
+
     try:
         with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(bytes(data)) as reader:
             return reader.read(size + 1)
