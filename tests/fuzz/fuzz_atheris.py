@@ -108,10 +108,8 @@ def run(name: str, seconds: int, folder: Path) -> tuple[int, int, str]:
         return int(found[-1]) if found else 0
 
     executions = number(r"stat::number_of_executed_units:\s*(\d+)") or number(r"#(\d+)\s")
-    summary = (
-        f"{executions:,} executions, {number(r'cov: (\d+)')} edges, {number(r'corp: (\d+)')} inputs kept, "
-        f"{number(r'stat::peak_rss_mb:\s*(\d+)')} MiB at the peak"
-    )
+    edges, kept, memory = number(r"cov: (\d+)"), number(r"corp: (\d+)"), number(r"stat::peak_rss_mb:\s*(\d+)")
+    summary = f"{executions:,} executions, {edges} edges, {kept} inputs kept, {memory} MiB at the peak"
     if not done.returncode:
         return executions, 0, summary
     tail = "\n".join(f"    {line}" for line in said.splitlines()[-40:])

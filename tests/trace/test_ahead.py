@@ -35,8 +35,7 @@ def test_errors_come_where_the_item_would() -> None:
 
     found = []
     with pytest.raises(KeyError, match="gone"):
-        for item in read_ahead(items()):
-            found.append(item)
+        found.extend(read_ahead(items()))
     assert found == [1, 2]
     assert not readers()
 

@@ -460,7 +460,7 @@ class BinaryScanner(EventColumns):
         if value >> 32:
             if layout.gfp_flags.size == 8:
                 return 0
-            value &= 0xFFFFFFFF
+            value = cython.cast(uint32_t, value)
         key: uint64_t = value | (cython.cast(uint64_t, layout.gfp_table) << 32)
         code: uint32_t = self.flags_by_gfp.find(key)
         if code == NO_ID:

@@ -221,7 +221,7 @@ class RingScanner(BinaryScanner):
     def clock(self, ts: uint64_t) -> uint64_t:
         """A time stamp in nanoseconds."""
         if self.clock_mult:
-            low: uint64_t = ((ts & 0xFFFFFFFF) * self.clock_mult) >> self.clock_shift
+            low: uint64_t = (cython.cast(uint64_t, cython.cast(uint32_t, ts)) * self.clock_mult) >> self.clock_shift
             high: uint64_t = (ts >> 32) * self.clock_mult
             if self.clock_shift <= 32:
                 high <<= 32 - self.clock_shift

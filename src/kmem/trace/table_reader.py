@@ -112,9 +112,9 @@ class TableReader(TraceReader):
         wanted = event_schema().names
         self._pieces: Callable[[], Iterator[pa.RecordBatch]]
         if self.format == "parquet":
-            import pyarrow.parquet
+            from pyarrow.parquet import ParquetFile
 
-            parquet = pa.parquet.ParquetFile(source)
+            parquet = ParquetFile(source)
             self._schema = parquet.schema_arrow
             self._rows = parquet.metadata.num_rows
             for number in range(parquet.num_row_groups):
@@ -274,7 +274,7 @@ class TableReader(TraceReader):
         counts = self._counts
         event = self._events(piece)
         columns: dict[str, npt.NDArray[Any]] = {name: self._numbers(piece, name) for name in _NUMBERS}
-        texts = {name: self._texts(piece, name) for name in _TEXTS}
+        texts: dict[str, Any] = {name: self._texts(piece, name) for name in _TEXTS}
         slab = (event > 0) & (event <= Event.KMEM_CACHE_FREE)
         pages = (event > Event.KMEM_CACHE_FREE) & (event < Event.LOST)
         target = np.where(slab, self._numbers(piece, "ptr"), np.where(pages, self._numbers(piece, "pfn"), np.uint64(0)))
