@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from tests.report.browser import CHROMIUM, Browser
 
+from kmem.analysis.lifetimes import LifetimeCounter
 from kmem.analysis.summary import analyse
 from kmem.cli import main
 from kmem.replay.frames import FIRST_CACHE, OWNERS
@@ -311,6 +312,89 @@ def test_browser_moves_the_map_fast(browser: Browser, written: Path) -> None:
         })()"""
     )
     assert 0 < worst < 1000
+
+
+@pytest.fixture(scope="module")
+def failing(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """A replay that refuses requests, counted with lifetimes, and its page."""
+    with LifetimeCounter() as counter:
+        run = replay(str(BOOT), ram="96M", knobs={"vm.min_free_kbytes": 49000}, keep_frames=True, observe=counter)
+    lifetimes = counter.rows(run.reader.strings)
+    result = replay_result(run, analyse(run), source="boot.trace.txt.gz", lifetimes=lifetimes)
+    path = tmp_path_factory.mktemp("failing") / "page.html"
+    path.write_bytes(page(result))
+    return result, path
+
+
+def test_browser_explains_failures(browser: Browser, failing: tuple[dict[str, Any], Path]) -> None:
+    result, path = failing
+    browser.open(path)
+    assert browser.errors == []
+    shown = text_of(browser, "failure-body")
+    for kind in result["failures_by_reason"]:
+        assert f"{kind['count']:,} of order {kind['order']} in zone {kind['zone']}: {kind['reason']}" in shown
+        for sentence in kind["first"]["explanation"]:
+            assert sentence in shown
+        for zone in kind["first"]["zones"]:
+            if zone["eligible"]:
+                sign = "\u2264" if zone["verdict"] == "below-watermark" else ">"
+                numbers = (zone["free"], zone["unusable"], zone["watermark"], zone["lowmem_reserve"])
+                free, unusable, mark, reserve = (f"{number:,}" for number in numbers)
+                text = f"{free} free \u2212 {unusable} unusable {sign} {mark} watermark + {reserve} reserve"
+                assert text in shown
+        for remedy in kind["remedies"]:
+            assert remedy["text"] in shown
+    rows = "document.querySelectorAll('#failure-body > .scroll > table > tr').length"
+    assert browser.value(rows) == 1 + min(100, len(result["failure_list"]))
+    # each of the list has its own explanation, when it is asked for
+    opened = browser.value(
+        """(async () => {
+            const found = document.querySelector('#failure-body > .scroll details');
+            found.open = true;
+            await new Promise(done => setTimeout(done, 50));
+            return found.textContent;
+        })()"""
+    )
+    assert result["failure_list"][0]["explanation"][0] in opened
+
+
+def test_browser_shows_how_long_objects_live(browser: Browser, failing: tuple[dict[str, Any], Path]) -> None:
+    result, path = failing
+    browser.open(path)
+    freed, live = (sum(row[key] for row in result["lifetimes"]) for key in ("freed", "live"))
+    assert text_of(browser, "life-text") == f"{freed:,} objects were allocated and freed; {live:,} live at the end."
+    assert browser.value("document.querySelectorAll('#life-chart .bars path').length") > 4
+    row = max(result["lifetimes"], key=lambda each: (each["freed"], each["live"]))
+    choose = "(([id, value]) => { const s = document.getElementById(id); s.value = value; s.dispatchEvent(new Event('change')); })"
+    browser.value(f"{choose}({json.dumps(['life-site', '=' + row['name']])})")
+    assert text_of(browser, "life-text").startswith(f"{row['freed']:,} objects were allocated and freed, after ")
+    for key, measure in (("longest", "max_ns"), ("age", "oldest_ns")):
+        browser.value(f"{choose}({json.dumps(['site-key', key])})")
+        first = browser.value("document.querySelector('#site-table tr:nth-child(2) td').textContent")
+        longest = max(result["lifetimes"], key=lambda each: each[measure])
+        assert first == longest["name"]
+
+
+def test_browser_goes_to_the_moment_of_the_chart(browser: Browser, failing: tuple[dict[str, Any], Path]) -> None:
+    result, path = failing
+    browser.open(path)
+    moments = result["page"]["map"]["moments"]
+    middle = len(moments) // 2
+    seconds = (moments[middle]["time_ns"] - result["first_ns"]) / 1e9
+    at = browser.value(
+        f"""(() => {{
+            const chart = document.getElementById("free-chart"), axis = chart._fullLayout.xaxis;
+            chart.scrollIntoView();
+            const box = chart.getBoundingClientRect();
+            return [box.left + axis._offset + axis.d2p({seconds}), box.top + box.height / 2];
+        }})()"""
+    )
+    for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
+        browser.call("Input.dispatchMouseEvent", type=kind, x=at[0], y=at[1], button="left", clickCount=1)
+        browser.value("new Promise(done => setTimeout(done, 100))")
+    browser.wait("document.getElementById('frames').dataset.moment !== undefined")
+    shown = int(browser.value("document.getElementById('frames').dataset.moment"))
+    assert abs(shown - middle) <= 2
 
 
 def test_browser_on_a_narrow_screen(browser: Browser, written: Path) -> None:

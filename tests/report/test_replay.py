@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
+from kmem.analysis.lifetimes import LifetimeCounter
 from kmem.analysis.summary import Analysis, analyse
 from kmem.replay.replay import replay
 from kmem.report.replay import report_replay
@@ -79,6 +80,29 @@ def test_failures_have_the_documented_keys(scarce: Analysis) -> None:
     for section in ("failures_by_reason", "failure_list"):
         for row in printed[section]:
             assert set(row) == documented(f"`{section}`")
+    for kind in printed["failures_by_reason"]:
+        assert set(kind["first"]) == documented("`failure_list`")
+        assert [kind["first"][key] for key in ("zone", "order", "reason")] == [kind["zone"], kind["order"], kind["reason"]]
+
+
+def test_the_report_says_why(scarce: Analysis) -> None:
+    (section,) = [each for each in report_replay(scarce, source=BOOT) if each.title.startswith("Why the first")]
+    text = "\n".join(section.lines)
+    zone, order, reason = next(iter(scarce.failure_counts))
+    assert f"{zone}, order {order}, {reason}, " in text
+    assert "too few pages" in text and "lowmem_reserve" in text
+
+
+def test_lifetimes_have_the_documented_keys() -> None:
+    with LifetimeCounter() as counter:
+        run = replay(str(ROOT / BOOT), observe=counter)
+    printed = replay_to_dict(analyse(run), source=BOOT, lifetimes=counter.rows(run.reader.strings))
+    assert {row["name"] for row in printed["lifetimes"]} <= {row["name"] for row in printed["call_sites"]}
+    assert sum(row["live"] for row in printed["lifetimes"]) == sum(row["live"] for row in printed["call_sites"])
+    for row in printed["lifetimes"]:
+        assert set(row) == documented("`lifetimes`")
+        assert sum(row["freed_log2"].values()) == row["freed"]
+        assert sum(row["live_log2"].values()) == row["live"]
 
 
 def test_counts_are_integers_and_shares_floats(printed: dict[str, Any]) -> None:

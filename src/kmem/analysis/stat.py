@@ -31,7 +31,7 @@ from kmem.trace.symbols import Symbols
 if TYPE_CHECKING:
     from kmem.analysis.stat_filter import EventFilter
 
-__all__ = ["AddressRow", "LiveRow", "PageRow", "SlabRow", "SlabTotals", "Stat", "collect", "sort_rows"]
+__all__ = ["AddressRow", "Feeder", "LiveRow", "PageRow", "SlabRow", "SlabTotals", "Stat", "collect", "sort_rows"]
 
 _KMALLOC = 1
 _KMALLOC_PREFIX = ("kmalloc-", "dma-kmalloc-", "kmalloc-rcl-", "kmalloc-cg-")
@@ -669,7 +669,7 @@ def collect(
         The trace is damaged beyond reading, or holds no kmem event.
     """
     counter = StatCounter(node_of_cpu=_nodes(reader), addresses=addresses, stacks=stacks)
-    feeder = _Feeder(counter)
+    feeder = Feeder(counter)
     try:
         for batch in reader:
             if window is not None:
@@ -683,7 +683,7 @@ def collect(
     return Stat(counter, reader)
 
 
-class _Feeder:
+class Feeder:
     """Counts one batch in a second thread, without the interpreter's lock, while the next one is being read."""
 
     def __init__(self, counter: StatCounter) -> None:

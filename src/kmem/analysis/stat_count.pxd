@@ -4,6 +4,7 @@ from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, u
 
 cdef extern from *:
     void __builtin_prefetch(const void *) nogil
+    int __builtin_clzll(unsigned long long) nogil
 
 cdef enum:
     NR_BUCKETS = 32           # of the timeline
@@ -11,6 +12,7 @@ cdef enum:
     KIND_KMALLOC = 1
     KIND_CACHE = 2
     MOST_CPUS = 8192
+    NR_LIFE = 188             # classes of lifetimes: four to a power of two, up to 2 ** 48 ns
 
 cdef struct Group:            # allocations of one sort from one place
     uint64_t size             # bytes given for each
@@ -49,6 +51,10 @@ cdef struct Address:          # one row of the table of addresses
     uint32_t site
     uint32_t used
 
+cdef struct Life:             # how long the freed objects of a call site lived
+    uint64_t total_ns, max_ns
+    uint64_t classes[NR_LIFE]
+
 cdef class LiveTable:
     cdef Object *slots
     cdef uint64_t mask
@@ -75,7 +81,9 @@ cdef class StatCounter:
     cdef readonly LiveTable objects, pages
     cdef Address *addresses
     cdef uint64_t address_mask, nr_addresses
-    cdef bint keep_addresses, keep_stacks
+    cdef Life *lives          # by call site
+    cdef uint32_t room_lives
+    cdef bint keep_addresses, keep_stacks, keep_lifetimes
     cdef uint64_t[::1] stack_hits, stack_bytes
     cdef int16_t[::1] node_of_cpu
     cdef readonly bint nodes_known
@@ -93,6 +101,7 @@ cdef class StatCounter:
     cdef uint32_t task_of(self, int32_t pid, uint32_t comm) except? 0xFFFFFFFE nogil
     cdef uint32_t page_group_of(self, uint32_t gfp_text, uint32_t gfp, int order, int migratetype) except? 0xFFFFFFFE nogil
     cdef int bucket(self, int64_t time_ns) except -1 nogil
+    cdef int lived(self, uint32_t site, int64_t lifetime_ns) except -1 nogil
     cdef int fold(self) except -1 nogil
     cdef int reserve_address(self) except -1 nogil
     cdef Address *address(self, uint64_t key) noexcept nogil

@@ -55,11 +55,16 @@ ADDRESS_DTYPE = np.dtype(
     + [("site", "u4"), ("used", "u4")]
 )
 
+LIFE_DTYPE = np.dtype([("total_ns", "u8"), ("max_ns", "u8"), ("classes", "u8", (NR_LIFE,))])
+
 STEPS = NR_BUCKETS  #: of the timeline
+LIFE_CLASSES = NR_LIFE  #: of lifetimes: four to a power of two
+MOST_LIVES = 1 << 16  #: call sites whose objects' lifetimes are counted
 FIRST_BUCKET_NS = 1 << 20
 GFP_DMA = cython.declare(uint32_t, 0x01)
 GFP_RECLAIMABLE = cython.declare(uint32_t, 0x10)
 GFP_ACCOUNT = cython.declare(uint32_t, 0x400000)
+MOST_LIFE_SITES = cython.declare(uint32_t, MOST_LIVES)
 SPREAD = cython.declare(uint64_t, 0x1E3779B97F4A7C15)
 MOST_GROUPS = cython.declare(uint32_t, 1 << 20)
 PAGE_SHIFT = cython.declare(uint32_t, 12)
@@ -85,6 +90,20 @@ def spread(key: uint64_t) -> uint64_t:
 def group_key(site: uint64_t, cache: uint64_t, size: uint64_t, kind: uint64_t, flavour: uint64_t) -> uint64_t:
     """A hash of what makes a group."""
     return spread(site ^ (cache << 24) ^ (size << 40) ^ ((flavour * 4 + kind) << 60))
+
+
+@cython.ccall
+@cython.nogil
+@cython.exceptval(check=False)
+def life_class(lifetime_ns: int64_t) -> cython.int:
+    """The class of a lifetime: below four nanoseconds each its own, then four to a power of two."""
+    ns: uint64_t
+    power: cython.int
+    if lifetime_ns < 4:
+        return cython.cast(cython.int, max(lifetime_ns, 0))
+    ns = lifetime_ns
+    power = 63 - __builtin_clzll(ns)
+    return min((power - 1) * 4 + cython.cast(cython.int, (ns >> (power - 2)) & 3), NR_LIFE - 1)
 
 
 @cython.cclass
@@ -210,6 +229,8 @@ class StatCounter:
         Whether to count by address, too; takes memory for each that occurs.
     stacks : bool
         Whether to count by call chain, too.
+    lifetimes : bool
+        Whether to count how long objects live, by call site.
     first_ns : int, optional
         Where the timeline begins; with the first event, if omitted.
 
@@ -244,7 +265,7 @@ class StatCounter:
     different groups and threads.
     """
 
-    def __cinit__(self, *, node_of_cpu=None, addresses=False, stacks=False, first_ns=None):
+    def __cinit__(self, *, node_of_cpu=None, addresses=False, stacks=False, lifetimes=False, first_ns=None):
         self.groups = cython.NULL
         self.tasks = cython.NULL
         self.page_groups = cython.NULL
@@ -252,12 +273,15 @@ class StatCounter:
         self.task_slots = cython.NULL
         self.buckets = cython.NULL
         self.addresses = cython.NULL
+        self.lives = cython.NULL
+        self.room_lives = 0
         self.room_groups = self.room_tasks = self.room_page_groups = 0
         self.group_mask = self.task_mask = 0
         self.objects = LiveTable()
         self.pages = LiveTable()
         self.keep_addresses = addresses
         self.keep_stacks = stacks
+        self.keep_lifetimes = lifetimes
         self.stack_hits = np.zeros(1024, np.uint64)
         self.stack_bytes = np.zeros(1024, np.uint64)
         self.node_of_cpu = np.full(MOST_CPUS + 1, -1, np.int16)
@@ -287,6 +311,7 @@ class StatCounter:
         free(self.task_slots)
         free(self.buckets)
         free(self.addresses)
+        free(self.lives)
 
     def feed(self, batch, wanted=None) -> None:
         """Count the events of a batch.
@@ -441,6 +466,8 @@ class StatCounter:
                             self.reserve_address()
                             row = self.address(target[i])
                             row.pingpong += 1
+                    if self.keep_lifetimes:
+                        self.lived(group.site, time_ns[i] - live.time_ns)
                     if e != EV_KFREE and cache[i]:
                         group.named = cache[i]
                     task = cython.address(self.tasks[live.task])
@@ -772,6 +799,49 @@ class StatCounter:
                 row[b] = row[2 * b] + row[2 * b + 1]
             memset(row + NR_BUCKETS // 2, 0, NR_BUCKETS // 2 * 8)
         return 0
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(-1, check=False)
+    def lived(self, site: uint32_t, lifetime_ns: int64_t) -> cython.int:
+        """Count how long an object lived."""
+        if site >= self.room_lives:
+            if site >= MOST_LIFE_SITES:
+                return 0
+            room: uint32_t = max(256, self.room_lives)
+            while room <= site:
+                room *= 2
+            lives: cython.pointer(Life) = cython.cast(
+                cython.pointer(Life), realloc(self.lives, cython.cast(cython.size_t, room) * cython.sizeof(Life))
+            )
+            if lives is cython.NULL:
+                with cython.gil:
+                    raise MemoryError
+            memset(
+                lives + self.room_lives,
+                0,
+                cython.cast(cython.size_t, room - self.room_lives) * cython.sizeof(Life),
+            )
+            self.lives = lives
+            self.room_lives = room
+        life: cython.pointer(Life) = cython.address(self.lives[site])
+        ns: uint64_t = max(lifetime_ns, 0)
+        life.total_ns += ns
+        life.max_ns = max(life.max_ns, ns)
+        life.classes[life_class(lifetime_ns)] += 1
+        return 0
+
+    def life_rows(self):
+        """Return how long freed objects lived, by the code of their call site."""
+        found = np.zeros(self.room_lives, LIFE_DTYPE)
+        if self.room_lives:
+            into: cython.uchar[::1] = found.view(np.uint8)
+            memcpy(
+                cython.address(into[0]),
+                self.lives,
+                cython.cast(cython.size_t, self.room_lives) * cython.sizeof(Life),
+            )
+        return found
 
     def group_rows(self):
         """Return the groups, in the order in which they were first seen."""

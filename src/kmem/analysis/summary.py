@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +18,8 @@ from kmem.machine.table import Table
 from kmem.machine.views import MachineView
 from kmem.mm.page import KIND_NAMES
 from kmem.profile import REFERENCE
-from kmem.replay.replay import Failure, Replay
+from kmem.replay.refused import Failure, Kind, PagesWanted, ZoneState
+from kmem.replay.replay import Replay
 from kmem.trace.reader import TraceStats
 
 if TYPE_CHECKING:
@@ -326,6 +327,8 @@ class Analysis:
         All failures.
     failures : tuple of Failure
         The first 1000.
+    first_failures, failure_states : dict
+        The first failure of each kind, and the machine's state then; see :class:`~kmem.replay.replay.Replay`.
     fallbacks : Fallbacks
     timeline : Timeline
     view : MachineView
@@ -356,6 +359,8 @@ class Analysis:
     timeline: Timeline
     view: MachineView
     changes: Changes = Changes()
+    first_failures: Mapping[Kind, Failure] = dataclasses.field(default_factory=dict)
+    failure_states: Mapping[Kind, tuple[PagesWanted, tuple[ZoneState, ...]]] = dataclasses.field(default_factory=dict)
 
     def tables(self) -> dict[str, Table]:
         """Return every table of the analysis by name, for data frames.
@@ -395,13 +400,14 @@ def fallbacks(run: Replay) -> Fallbacks:
 
 
 def failures_to_arrow(failures: Sequence[Failure]) -> pa.Table:
-    """Return failures as an Arrow table, a row each, with the attributes of :class:`Failure` as columns."""
+    """Return failures as an Arrow table, a row each: the attributes of :class:`Failure` as columns, but for `zones`."""
     import pyarrow as pa
 
     types = {"str": pa.string(), "int": pa.int64()}
-    fields = dataclasses.fields(Failure)
+    fields = [field for field in dataclasses.fields(Failure) if field.name != "zones"]
     schema = pa.schema([(field.name, types[str(field.type)]) for field in fields])
-    return pa.Table.from_pylist([dataclasses.asdict(failure) for failure in failures], schema=schema)
+    rows = [{field.name: getattr(failure, field.name) for field in fields} for failure in failures]
+    return pa.Table.from_pylist(rows, schema=schema)
 
 
 def _requests(run: Replay) -> Requests:
@@ -525,4 +531,6 @@ def analyse(run: Replay) -> Analysis:
         timeline=times,
         view=view,
         changes=_changes(run),
+        first_failures=dict(run.first_failures),
+        failure_states=dict(run.failure_states),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from kmem.cli.output import print_json, print_sections
 from kmem.errors import UsageError
 
 if TYPE_CHECKING:
+    from kmem.analysis.lifetimes import Lifetimes
     from kmem.analysis.summary import Analysis
     from kmem.replay.replay import Replay
     from kmem.replay.variant import Variant
@@ -182,20 +183,30 @@ def command(
     if compare and (proc or trace == "-"):
         raise UsageError("--compare replays a file twice and prints a table", remedy="give a file, and no --proc")
     rows = read_slabinfo(slabinfo) if slabinfo is not None else None
-    runs = []
     prepared = None
     if compare:
         from kmem.replay.prepared import prepare
 
         with _progress(trace, "reading") as progress:
             prepared = prepare(trace, progress=progress, kallsyms=kallsyms)
-    options: dict[str, Any] = {"slabinfo": rows, "seed": seed, "kallsyms": kallsyms, "keep_frames": film}
-    for each in (base, variant) if compare else (variant,):
+    options: dict[str, Any] = {"slabinfo": rows, "seed": seed, "kallsyms": kallsyms, "prepared": prepared}
+
+    def replayed(each: Variant, **more: Any) -> Replay:
         with _progress(trace) as progress:
-            runs.append(run := each.replay(trace, progress=progress, prepared=prepared, **options))
+            return each.replay(trace, progress=progress, **options, **more)
+
     if compare:
-        _compare(runs[0], runs[1], trace, as_json)
+        _compare(replayed(base), replayed(variant), trace, as_json)
         return 0
+    lifetimes: Sequence[Lifetimes] = ()
+    if film or as_json:
+        from kmem.analysis.lifetimes import LifetimeCounter
+
+        with LifetimeCounter() as counter:
+            run = replayed(variant, keep_frames=film, observe=counter)
+        lifetimes = counter.rows(run.reader.strings)
+    else:
+        run = replayed(variant)
     if proc:
         from kmem.report.proc import format_proc
 
@@ -207,8 +218,8 @@ def command(
     if film:
         from kmem.cli.report import write_files
 
-        write_files(run, analysis, trace, html=html, save=save, kallsyms=kallsyms)
-    _report(analysis, trace, as_json, top)
+        write_files(run, analysis, trace, html=html, save=save, lifetimes=lifetimes)
+    _report(analysis, trace, as_json, top, lifetimes)
     return 0
 
 
@@ -273,12 +284,12 @@ def transform_settings(
     return settings
 
 
-def _report(analysis: Analysis, trace: str, as_json: bool, top: int) -> None:
+def _report(analysis: Analysis, trace: str, as_json: bool, top: int, lifetimes: Sequence[Lifetimes]) -> None:
     source = "standard input" if trace == "-" else trace
     if as_json:
         from kmem.report.replay_json import replay_to_dict
 
-        print_json(replay_to_dict(analysis, source=source))
+        print_json(replay_to_dict(analysis, source=source, lifetimes=lifetimes))
         return
     from kmem.report.replay import report_replay
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from kmem.cli.output import print_json
 from kmem.errors import InputError, UsageError
 
 if TYPE_CHECKING:
+    from kmem.analysis.lifetimes import Lifetimes
     from kmem.analysis.summary import Analysis
     from kmem.replay.replay import Replay
 
@@ -67,22 +69,22 @@ def check_files(html: Path | None, save: Path | None) -> None:
 
 
 def write_files(
-    run: Replay, analysis: Analysis, trace: str, *, html: Path | None, save: Path | None, kallsyms: Path | None
+    run: Replay,
+    analysis: Analysis,
+    trace: str,
+    *,
+    html: Path | None,
+    save: Path | None,
+    lifetimes: Sequence[Lifetimes] = (),
 ) -> None:
     """Write the page of a replay, its result, or both."""
     import orjson
 
-    from kmem.analysis.stat import collect
     from kmem.report.html import page
     from kmem.report.result import replay_result, write_whole
-    from kmem.trace.reader import open_trace
 
-    ages = None
-    if trace != "-":  # a pipe is gone by now
-        with open_trace(trace, kallsyms=kallsyms) as reader:
-            ages = collect(reader).live_sites()
     source = "standard input" if trace == "-" else trace
-    result = replay_result(run, analysis, source=source, ages=ages)
+    result = replay_result(run, analysis, source=source, lifetimes=lifetimes)
     if save is not None:
         write_whole(save, orjson.dumps(result, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS))
     if html is not None:

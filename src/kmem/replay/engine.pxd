@@ -104,6 +104,7 @@ cdef class ReplayEngine:
     cdef readonly uint64_t nr_events, nr_requests, nr_frees, nr_failures, nr_failed_in_trace
     cdef readonly uint64_t nr_unknown_frees, nr_unknown_page_frees, nr_double_allocations, nr_slab_pages
     cdef readonly int64_t time_ns
+    cdef readonly int failed_node                 # that the last refused request preferred, -1 for none
 
     cdef Look look[2]                             # objects, blocks
 

@@ -440,6 +440,7 @@ class ReplayEngine:
             cache = self.find_cache(site, bytes_req, bytes_alloc, name)
             address = self.slub.cache_alloc(cache, gfp, node)
         if address == _NULL:
+            self.failed_node = node
             self.failure(kind, 0, bytes_req, gfp, site, cache)
             if failed:
                 return 0
@@ -615,6 +616,7 @@ class ReplayEngine:
         got = self.allocator.alloc_pages_node(-1, gfp & ~_GFP_NOFAIL, order)
         if got == _NO_FRAME:
             usage.failures += 1
+            self.failed_node = -1
             self.failure(EV_MM_PAGE_ALLOC, order, size, gfp, 0, _UNBOUND)
             if failed:
                 return 0

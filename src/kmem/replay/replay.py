@@ -27,20 +27,30 @@ from kmem.errors import InputError, UsageError
 from kmem.machine.machine import Machine
 from kmem.machine.slabinfo import SlabinfoRow
 from kmem.machine.table import html_table
-from kmem.mm.refusal import refusal
 from kmem.mm.slab_common import CacheGeometry, geometry_from_sizes, kmem_cache_open
 from kmem.mm.slub_debug import SlubDebug
 from kmem.replay.engine import UNNAMED, ReplayEngine
 from kmem.replay.frames import FrameMoment, most_moments
 from kmem.replay.infer import Survey, architecture, infer_description, survey
 from kmem.replay.prepared import Look, PreparedTrace
+from kmem.replay.refused import (
+    MAX_FAILURES,
+    MAX_STATES,
+    Failure,
+    Kind,
+    PagesWanted,
+    ZoneState,
+    pages_wanted,
+    refused_zones,
+    why_refused,
+    zone_states,
+)
 from kmem.replay.transform import Transform, Transformer
 from kmem.trace.events import EventBatch
 from kmem.trace.reader import TraceReader, TraceStats, open_trace
 
 __all__ = ["Failure", "Replay", "Sample", "replay"]
 
-MAX_FAILURES = 1000  #: failures kept one by one; all are counted
 MAX_SAMPLES = 512  #: samples of free memory; thinned out when there are more
 _FIRST_INTERVAL = 64
 _MAX_NR_ZONES = 5
@@ -53,38 +63,6 @@ _ATOMIC = 0x220  #: __GFP_HIGH, __GFP_ATOMIC
 
 T = TypeVar("T")
 Progress = Callable[[int, int | None], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A request that the model refused.
-
-    Attributes
-    ----------
-    time_ns, cpu : int
-        When and where, by the trace.
-    event : str
-        ``kmalloc``, ``kmem_cache_alloc`` or ``mm_page_alloc``.
-    size_bytes, order, gfp : int
-        What was asked; `order` of page requests, or of the slab that was missing.
-    call_site, cache : str
-        Who asked, and for an object of which cache; empty if the trace does not say.
-    zone : str
-        First zone that the request was eligible for.
-    reason : str
-        ``below-watermark``, ``no-block-of-order`` or ``order-too-large``.
-    """
-
-    time_ns: int
-    cpu: int
-    event: str
-    size_bytes: int
-    order: int
-    gfp: int
-    call_site: str
-    cache: str
-    zone: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +119,10 @@ class Replay:
         The first 1000.
     failure_counts : Counter of (zone, order, reason)
         All of them.
+    first_failures : dict of (zone, order, reason) to Failure
+        The first of each kind, which need not be among the first 1000.
+    failure_states : dict of (zone, order, reason) to (PagesWanted, tuple of ZoneState)
+        The request for pages and the zones at the first failure of a kind, of the first 16 kinds.
     fallbacks : ndarray
         ``mm_page_alloc_extfrag`` records of the model, the first 65,536; see
         :data:`kmem.mm.tracepoint.TRACE_DTYPE`.
@@ -171,7 +153,9 @@ class Replay:
     keep_frames: bool = False
     moments: list[FrameMoment] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
-    failure_counts: Counter[tuple[str, int, str]] = field(default_factory=Counter)
+    failure_counts: Counter[Kind] = field(default_factory=Counter)
+    first_failures: dict[Kind, Failure] = field(default_factory=dict)
+    failure_states: dict[Kind, tuple[PagesWanted, tuple[ZoneState, ...]]] = field(default_factory=dict)
     extfrag_before: int = 0
     fallbacks: npt.NDArray[Any] = field(init=False)
     slabinfo: Mapping[str, SlabinfoRow] = field(default_factory=dict)
@@ -196,7 +180,9 @@ class Replay:
         rows = [(name.removeprefix("nr_").replace("_", " "), getattr(engine, name)) for name in counts]
         return html_table("Replay", ("what", "count"), rows, len(rows)) + self.machine._repr_html_()
 
-    def run(self, *, page_offset: int, progress: Progress | None = None) -> None:
+    def run(
+        self, *, page_offset: int, progress: Progress | None = None, observe: Callable[[EventBatch], None] | None = None
+    ) -> None:
         """Replay the whole trace."""
         machine = self.machine
         machine.trace.enable("mm_page_alloc_extfrag")
@@ -208,6 +194,8 @@ class Replay:
         self.engine.reserve(1, 1, 1 + max(machine.slub.geometries, default=0))
         with self._batches() as batches:
             for batch in batches:
+                if observe is not None:
+                    observe(batch)
                 for piece in self.transformer.pieces(batch) if self.transformer is not None else (batch,):
                     self._feed(piece)
                 if sum(map(len, taken)) < _MOST_FALLBACKS:
@@ -382,32 +370,35 @@ class Replay:
                 engine.caches_array["failures"][cache] -= 1
             return
         self.atomic_failures += bool(gfp & _ATOMIC) and not gfp & _MAY_SLEEP
-        slub = self.machine.slub
+        slub, allocator = self.machine.slub, self.machine.page_alloc
         event = "mm_page_alloc" if kind == _MM_PAGE_ALLOC else "kmalloc" if kind <= 2 else "kmem_cache_alloc"
-        name = ""
-        if event == "kmem_cache_alloc" and cache in slub.geometries:
-            name = slub.geometries[cache].name
-            order = slub.geometries[cache].min_order
-        elif event == "kmalloc":
-            order = max(0, (max(size, 1) - 1).bit_length() - 12) if size > 8192 else 0
-        zone, reason = refusal(self.machine.page_alloc, gfp, order)
-        self.failure_counts[zone, order, reason] += 1
-        if len(self.failures) >= MAX_FAILURES:
-            return
-        self.failures.append(
-            Failure(
-                time_ns=engine.time_ns,
-                cpu=self.machine.page_alloc.cpu,
-                event=event,
-                size_bytes=size,
-                order=order,
-                gfp=gfp,
-                call_site=self.reader.strings.call_sites[site] if site else "",
-                cache=name,
-                zone=zone,
-                reason=reason,
-            )
+        wanted = pages_wanted(
+            slub, event=event, size_bytes=size, order=order, gfp=gfp, cache=cache, node=engine.failed_node
         )
+        zone, reason = why_refused(allocator, wanted)
+        why = zone, wanted.order, reason
+        self.failure_counts[why] += 1
+        if len(self.failures) >= MAX_FAILURES and why in self.first_failures:
+            return
+        failure = Failure(
+            time_ns=engine.time_ns,
+            cpu=allocator.cpu,
+            event=event,
+            size_bytes=size,
+            order=wanted.order,
+            gfp=gfp,
+            call_site=self.reader.strings.call_sites[site] if site else "",
+            cache=slub.geometries[cache].name if event == "kmem_cache_alloc" and cache in slub.geometries else "",
+            zone=zone,
+            reason=reason,
+            zones=refused_zones(allocator, wanted),
+        )
+        if len(self.failures) < MAX_FAILURES:
+            self.failures.append(failure)
+        if why not in self.first_failures:
+            self.first_failures[why] = failure
+            if len(self.failure_states) < MAX_STATES:
+                self.failure_states[why] = wanted, zone_states(self.machine.memmap)
 
 
 def _telling(bytes_alloc: int) -> bool:
@@ -430,6 +421,7 @@ def replay(
     progress: Progress | None = None,
     keep_frames: bool = False,
     prepared: PreparedTrace | None = None,
+    observe: Callable[[EventBatch], None] | None = None,
     **options: Any,
 ) -> Replay:
     """Replay a trace through a modelled machine.
@@ -465,6 +457,8 @@ def replay(
         O(frames) for each.
     prepared : PreparedTrace, optional
         The trace, looked through before; its options are used instead of `options`.
+    observe : callable, optional
+        Called with each batch as it was recorded, before it is replayed.
     **options
         For :func:`~kmem.trace.reader.open_trace`.
 
@@ -523,6 +517,7 @@ def replay(
             run.run(
                 page_offset=found.page_offset,
                 progress=_second_half(progress) if two_passes and progress is not None else progress,
+                observe=observe,
             )
     return run
 

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from kmem.analysis.explain import Explanation, ZoneVerdict
+from kmem.analysis.remedies import Remedy
 
-__all__ = ["explanation_lines"]
+__all__ = ["explanation_lines", "remedy_lines", "wrapped", "zone_lines"]
 
 _WIDTH = 100
 _TITLES = {
@@ -43,15 +44,12 @@ def explanation_lines(answer: Explanation, name: str) -> Iterator[str]:
     for sentence in answer.summary:
         yield from _field("", sentence)
     if answer.zones:
-        yield from _zones(answer.zones)
+        yield from zone_lines(answer.zones)
     if answer.model_agrees is not None:
         yield from _field("model", _model(answer))
     for text in answer.unknown:
         yield from _field("unknown", text)
-    if answer.remedies:
-        yield "  would have helped (each tried on the model):"
-        for remedy in answer.remedies:
-            yield from _wrapped(f"    - {remedy.kind}: ", remedy.text)
+    yield from remedy_lines(answer.remedies)
 
 
 def _request(answer: Explanation) -> str:
@@ -70,7 +68,16 @@ def _request(answer: Explanation) -> str:
     return f"{who} asked for {what}{flags}{cache}{where}"
 
 
-def _zones(zones: list[ZoneVerdict]) -> Iterator[str]:
+def remedy_lines(remedies: Iterable[Remedy]) -> Iterator[str]:
+    """Yield what would have helped, under a heading if there is anything."""
+    for number, remedy in enumerate(remedies):
+        if not number:
+            yield "  would have helped (each tried on the model):"
+        yield from wrapped(f"    - {remedy.kind}: ", remedy.text)
+
+
+def zone_lines(zones: Iterable[ZoneVerdict]) -> Iterator[str]:
+    """Yield a line for each zone: its verdict, and the numbers compared."""
     for zone in zones:
         label = f"node {zone.node} {zone.name}"
         numbers = zone.comparison() if zone.eligible else ("" if zone.free is None else f"{zone.free} pages free")
@@ -84,10 +91,11 @@ def _model(answer: Explanation) -> str:
 
 
 def _field(label: str, text: str) -> Iterator[str]:
-    yield from _wrapped(f"  {label + ':' if label else '':<9}", text)
+    yield from wrapped(f"  {label + ':' if label else '':<9}", text)
 
 
-def _wrapped(head: str, text: str) -> Iterator[str]:
+def wrapped(head: str, text: str) -> Iterator[str]:
+    """Yield a text broken into lines, the first behind `head`, the others below it."""
     yield from textwrap.wrap(
         text, _WIDTH, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False
     )

@@ -19,9 +19,11 @@ function bytes(value) {
   return (at ? value.toFixed(1) : value) + " " + units[at];
 }
 function duration(ns) {
+  if (ns >= 3.6e12) return (ns / 3.6e12).toFixed(1) + " h";
   if (ns >= 1e9) return (ns / 1e9).toFixed(2) + " s";
   if (ns >= 1e6) return (ns / 1e6).toFixed(2) + " ms";
-  return (ns / 1e3).toFixed(1) + " \u00b5s";
+  if (ns >= 1e3) return (ns / 1e3).toFixed(1) + " \u00b5s";
+  return ns + " ns";
 }
 // Plotly reads a few HTML tags in labels; a trace's texts shall show them as they are.
 const label = text => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
@@ -74,11 +76,44 @@ function freeChart() {
   }));
   const slab = samples.slab_pages.map(pages => pages / 256);
   if (chosen === "all") traces.push({ x, y: slab, name: "slabs", mode: "lines", line: { width: 2, dash: "dot", color: "#cf222e" }, hovertemplate: "%{y:.1f} MiB" });
-  const shapes = (extra.fallbacks || []).slice(0, 200).map(each => ({
-    type: "line", x0: seconds(each.time_ns), x1: seconds(each.time_ns), yref: "paper", y0: 0, y1: 0.03, line: { color: "#e16f24", width: 1 } }));
-  const failed = (data.failure_list || []).slice(0, 200).map(each => ({
-    type: "line", x0: seconds(each.time_ns), x1: seconds(each.time_ns), yref: "paper", y0: 0, y1: 1, line: { color: "#cf222e", width: 1, dash: "dot" } }));
-  plot("free-chart", traces, { shapes: shapes.concat(failed), xaxis: { title: { text: "seconds of the trace" } }, yaxis: { title: { text: "MiB" }, rangemode: "tozero" } });
+  traces.push(...events());
+  const more = {
+    shapes: [momentLine()], xaxis: { title: { text: "seconds of the trace" } }, yaxis: { title: { text: "MiB" }, rangemode: "tozero" },
+    yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
+  };
+  plot("free-chart", traces, more).then(chart => {
+    if (chart.dataset.listens) return;
+    chart.dataset.listens = "yes";
+    chart.on("plotly_click", event => { if (map) goTo(nearestMoment(event.points[0].x)); });
+  });
+}
+// What went wrong and when, on an axis of its own at the bottom of the chart.
+function events() {
+  const rows = [];
+  const bins = new Map();
+  for (const bin of extra.fallbacks || []) {
+    if (!bins.has(bin.time_ns)) bins.set(bin.time_ns, []);
+    bins.get(bin.time_ns).push(`${number(bin.count)} ${bin.to} from ${bin.from}`);
+  }
+  const mark = (name, symbol, colour, y, x, text) => ({
+    x, y: x.map(() => y), text, name, yaxis: "y2", type: "scatter", mode: "markers", cliponaxis: false,
+    marker: { symbol, color: colour, size: 9, line: { color: colour, width: 1.5 } }, hovertemplate: "%{text}",
+  });
+  if (bins.size) rows.push(mark("fallbacks", "line-ns-open", "#e16f24", 0.02, [...bins.keys()].map(seconds), [...bins.values()].map(each => label(each.join(", ")))));
+  const list = thin(data.failure_list || [], 300);
+  if (list.length) rows.push(mark("refused", "x-thin-open", "#cf222e", 0.06, list.map(each => seconds(each.time_ns)), list.map(each => label(`${asked(each)}: ${each.reason}`))));
+  return rows;
+}
+const thin = (list, most) => list.length <= most ? list : list.filter((_, i) => i % Math.ceil(list.length / most) === 0);
+const asked = each => each.event === "mm_page_alloc" ? `pages of order ${each.order}` : `${number(each.size_bytes)} bytes` + (each.cache ? ` of ${each.cache}` : "");
+const momentLine = () => {
+  const x = map && shown ? seconds(map.moments[shown.at].time_ns) : 0;
+  return { type: "line", x0: x, x1: x, yref: "paper", y0: 0, y1: 1, visible: Boolean(map && shown), line: { color: "#8c959f", width: 1.5, dash: "dash" } };
+};
+function nearestMoment(x) {
+  let best = 0;
+  map.moments.forEach((each, i) => { if (Math.abs(seconds(each.time_ns) - x) < Math.abs(seconds(map.moments[best].time_ns) - x)) best = i; });
+  return best;
 }
 function fallbackChart() {
   const bins = extra.fallbacks || [];
@@ -115,13 +150,44 @@ function cacheChart() {
     { x: free.map(v => v / 1024), text: free.map(bytes), name: "free in slabs", marker: { color: "#9da7b1" } },
   ], "KiB in slabs");
 }
+const lives = new Map((data.lifetimes || []).map(row => [row.name, row]));
+// null where nothing is known, or nothing was freed, or nothing lives
+const lived = (row, key, counted) => { const found = lives.get(row.name); return found && found[counted] ? found[key] : null; };
 const SITE_KEYS = {
   peak_alloc: ["bytes at the peak", row => row.peak_alloc, bytes], bytes_alloc: ["bytes in all", row => row.bytes_alloc, bytes],
   live_alloc: ["live bytes", row => row.live_alloc, bytes],
   slack: ["slack of all requests", row => row.bytes_alloc - row.bytes_req, bytes], slack_live: ["live slack", row => row.slack_bytes, bytes],
-  age: ["age of the oldest live object", row => (extra.ages || {})[row.name] ? extra.ages[row.name][0] : 0, duration],
+  mean: ["mean lifetime", row => lived(row, "mean_ns", "freed"), duration], median: ["median lifetime", row => lived(row, "median_ns", "freed"), duration],
+  longest: ["longest lifetime", row => lived(row, "max_ns", "freed"), duration],
+  age: ["age of the oldest live object", row => lived(row, "oldest_ns", "live"), duration], age_mean: ["mean age of live objects", row => lived(row, "age_mean_ns", "live"), duration],
   cross: ["frees on another CPU", row => row.cross_cpu_frees, number],
 };
+function lifeChart() {
+  const wanted = $("life-site").value, rows = wanted === "all" ? [...lives.values()] : [lives.get(wanted.slice(1))];
+  const sum = key => {
+    const counts = new Map();
+    for (const row of rows) for (const [power, count] of Object.entries(row[key])) counts.set(Number(power), (counts.get(Number(power)) || 0) + count);
+    return counts;
+  };
+  const freed = sum("freed_log2"), live = sum("live_log2"), powers = [...freed.keys(), ...live.keys()];
+  const first = Math.min(...powers), x = Array.from({ length: Math.max(...powers) - first + 1 }, (_, i) => first + i);
+  const bar = (counts, name, colour) => ({ x, y: x.map(power => counts.get(power) || 0), customdata: x.map(power => `${duration(2 ** power)} to ${duration(2 ** (power + 1))}`),
+    name, type: "bar", marker: { color: colour }, hovertemplate: "%{customdata}<br>" + name + ": %{y:,}<extra></extra>" });
+  const step = Math.max(1, Math.ceil(x.length / ($("life-chart").clientWidth / 80)));
+  const ticks = x.filter((_, i) => i % step === 0);
+  plot("life-chart", [bar(freed, "freed, by lifetime", "#2f81f7"), bar(live, "live at the end, by age", "#e16f24")], { barmode: "group", hovermode: "closest",
+    xaxis: { tickvals: ticks, ticktext: ticks.map(power => duration(2 ** power).replace(/\.\d+/, "")) }, yaxis: { title: { text: "objects" }, rangemode: "tozero" } });
+  const total = key => rows.reduce((all, row) => all + row[key], 0), one = rows.length === 1 ? rows[0] : null;
+  $("life-text").textContent = `${number(total("freed"))} objects were allocated and freed` + (one && one.freed ? `, after ${duration(one.median_ns)} (median), ${duration(one.mean_ns)} (mean), ${duration(one.max_ns)} at most` : "")
+    + `; ${number(total("live"))} live at the end` + (one && one.live ? `, for ${duration(one.age_median_ns)} (median), ${duration(one.age_mean_ns)} (mean), ${duration(one.oldest_ns)} at most.` : ".");
+}
+function startLives() {
+  if (!lives.size) { $("life-body").replaceChildren(element("p", "The result does not say how long objects live.")); return; }
+  const some = [...lives.values()].sort((a, b) => b.freed + b.live - a.freed - a.live).slice(0, 200);
+  option($("life-site"), "all", "all call sites");
+  for (const row of some) option($("life-site"), "=" + row.name, `${row.name || "(unnamed)"} (${number(row.freed + row.live)})`);
+  $("life-site").addEventListener("change", lifeChart);
+}
 function siteChart() {
   const [title, value, show] = SITE_KEYS[$("site-key").value];
   const rows = data.call_sites.slice().sort((a, b) => value(b) - value(a)).slice(0, 20).filter(row => value(row) > 0);
@@ -134,7 +200,7 @@ function siteChart() {
     const line = element("tr");
     line.append(element("td", row.name || "(unnamed)"), ...keys.map(key => {
       const found = SITE_KEYS[key][1](row);
-      return element("td", key === "age" && !found ? "unknown" : SITE_KEYS[key][2](found), "n");
+      return element("td", found === null ? "\u2013" : SITE_KEYS[key][2](found), "n");
     }));
     return line;
   });
@@ -239,6 +305,11 @@ function drawMap() {
       g.strokeRect(x + 1, y + 1, size - 3, size - 3);
     }
   }
+  const place = $("place"), room = map.nr_frames - rows * rowFrames;
+  $("place-label").hidden = room <= 0;
+  place.max = Math.ceil(Math.max(0, room) / rowFrames);
+  place.value = origin / rowFrames;
+  place.setAttribute("aria-valuetext", `from frame ${hex(origin)}`);
   $("zoom-text").textContent = per === 1 ? "a cell is one page frame" : `a cell is ${number(per)} page frames, ${bytes(per * map.page_bytes)}`;
   describe(cursor);
 }
@@ -252,6 +323,42 @@ function describe(pfn) {
   $("frame-text").textContent = `${place}, physical address ${hex(start * map.page_bytes)}, ${zone ? "zone " + zone.name + (zone.node ? " of node " + zone.node : "") : "no zone"}, `
     + `page block ${map.types[shown.types[start >> map.pageblock_order]] || "without a type"}: `
     + parts.slice(0, 5).map(([count, owner]) => (per === 1 ? "" : number(count) + " ") + ownerName(owner)).join(", ") + (parts.length > 5 ? ", and others" : "") + ".";
+}
+function tip(event, pfn) {
+  const box = $("tip"), per = 2 ** shift, start = Math.floor(pfn / per) * per, [best, counts] = most(start, Math.min(start + per, map.nr_frames));
+  const idle = counts[0] + counts[1] + counts[2], total = counts.reduce((a, b) => a + b, 0), user = idle < total ? busiest(counts) : best;
+  box.textContent = (per === 1 ? `frame ${hex(start)}` : `frames ${hex(start)}\u2013${hex(start + total - 1)}`) + `: ${ownerName(user)}` + (counts[user] < total ? ` (${Math.round(100 * counts[user] / total)} %)` : "");
+  box.hidden = false;
+  const left = Math.min(event.clientX + 14, document.documentElement.clientWidth - box.offsetWidth - 4), below = event.clientY + 18;
+  box.style.left = Math.max(0, left) + "px";
+  box.style.top = (below + box.offsetHeight > window.innerHeight ? event.clientY - box.offsetHeight - 10 : below) + "px";
+}
+function typeLegend() {
+  const used = new Set(shown.types);
+  $("types").replaceChildren(...map.types.flatMap((name, i) => {
+    if (!used.has(i)) return [];
+    const item = element("span"), dot = element("span", undefined, "dot");
+    dot.style.background = TYPE_COLOURS[i];
+    item.append(dot, name);
+    return [item];
+  }));
+}
+function goTo(at) {
+  $("moment").value = at;
+  return showMoment();
+}
+let playing = 0;
+function play() {
+  if (playing) { clearInterval(playing); playing = 0; } else {
+    if (Number($("moment").value) >= map.moments.length - 1) goTo(0);
+    playing = setInterval(() => { if (Number($("moment").value) >= map.moments.length - 1) play(); else stepMoment(1); }, 250);
+  }
+  $("play").textContent = playing ? "Pause" : "Play";
+}
+let line = 0;
+function drawLine() { // not with each step of the slider: a chart takes longer than the map
+  clearTimeout(line);
+  line = setTimeout(() => { const at = momentLine(); if ($("free-chart").layout) Plotly.relayout("free-chart", { shapes: [at] }); }, 80);
 }
 function ownerTable() {
   const counts = new Uint32Array(256);
@@ -277,6 +384,8 @@ async function showMoment() {
   $("frames").dataset.moment = at;
   drawMap();
   ownerTable();
+  typeLegend();
+  drawLine();
 }
 function stepMoment(by) {
   $("moment").value = Number($("moment").value) + by;
@@ -310,10 +419,17 @@ function startMap() {
   const asked = /moment=(\d+)/.exec(location.hash);
   slider.value = asked ? Number(asked[1]) : map.moments.length - 1;
   slider.addEventListener("input", showMoment);
+  $("play").addEventListener("click", play);
+  $("place").addEventListener("input", () => {
+    const rowFrames = columns() * 2 ** shift;
+    origin = Number($("place").value) * rowFrames;
+    cursor = Math.min(Math.max(cursor, origin), Math.min(map.nr_frames, origin + rowsShown() * rowFrames) - 1);
+    drawMap();
+  });
   $("zoom-in").addEventListener("click", () => zoom(-1));
   $("zoom-out").addEventListener("click", () => zoom(1));
-  canvas.addEventListener("pointermove", event => { const pfn = under(event); if (pfn !== null && shown) describe(pfn); });
-  canvas.addEventListener("pointerleave", () => { if (shown) describe(cursor); });
+  canvas.addEventListener("pointermove", event => { const pfn = under(event); if (pfn !== null && shown) { describe(pfn); tip(event, pfn); } else $("tip").hidden = true; });
+  canvas.addEventListener("pointerleave", () => { $("tip").hidden = true; if (shown) describe(cursor); });
   canvas.addEventListener("click", event => { const pfn = under(event); if (pfn !== null) { cursor = pfn; drawMap(); } });
   canvas.addEventListener("dblclick", () => zoom(-3));
   canvas.addEventListener("wheel", event => {
@@ -346,31 +462,77 @@ function startMap() {
 
 // --- the rest
 
-const WHY = {
-  "below-watermark": each => `So few pages were free in zone ${each.zone} that granting the request would have left less than the reserve it must respect.`,
-  "no-block-of-order": each => `Enough pages were free in zone ${each.zone}, but not ${2 ** each.order} of them side by side in one block of order ${each.order}.`,
-  "order-too-large": each => `Order ${each.order} is more than any zone ever holds in one block.`,
-  "none": () => "The state right after it would have served it.",
-};
-function failures() {
-  const list = data.failure_list || [], body = $("failure-body");
-  if (!data.failures) { body.append(element("p", "The model refused no request.")); return; }
-  const reasons = (data.failures_by_reason || []).slice(0, 8).map(each => `${number(each.count)} of order ${each.order} in zone ${each.zone || "(none)"}: ${each.reason}`);
-  body.append(element("p", `${number(data.failures)} requests were refused (${reasons.join("; ")}).` + (list.length > 100 ? " The first 100:" : "")));
-  const scroll = element("div", undefined, "scroll"), table = element("table"), head = element("tr");
+const VERDICTS = { "ok": "would serve it", "below-watermark": "too few pages", "no-block-of-order": "no block of this order", "not-eligible": "may not be used" };
+function comparison(zone) {
+  const sign = zone.verdict === "below-watermark" ? "\u2264" : ">";
+  return `${number(zone.free)} free \u2212 ${number(zone.unusable)} unusable ${sign} ${number(zone.watermark)} watermark + ${number(zone.lowmem_reserve)} reserve`;
+}
+const cells = (kind, texts) => { const line = element("tr"); line.append(...texts.map(text => text instanceof Node ? text : element(kind, text))); return line; };
+function scrolled(table, name) {
+  const scroll = element("div", undefined, "scroll");
   scroll.tabIndex = 0;
   scroll.setAttribute("role", "region");
-  scroll.setAttribute("aria-label", "Table of failures");
-  head.append(...["Time", "Request", "Flags", "Who", "Why"].map(text => element("th", text)));
-  table.append(head, ...list.slice(0, 100).map(each => {
-    const line = element("tr"), why = WHY[each.reason];
-    const what = each.event === "mm_page_alloc" ? `pages of order ${each.order}` : `${number(each.size_bytes)} bytes` + (each.cache ? ` of ${each.cache}` : "");
-    line.append(element("td", seconds(each.time_ns).toFixed(3) + " s", "n"), element("td", what), element("td", each.gfp_text),
-      element("td", each.call_site || "the trace does not say"), element("td", why ? why(each) : each.reason));
+  scroll.setAttribute("aria-label", name);
+  scroll.append(table);
+  return scroll;
+}
+// the free blocks of a zone by order, on a logarithmic scale; those that are too small are pale
+function blocks(zone, order) {
+  const box = element("span", undefined, "blocks"), most = Math.log2(1 + Math.max(...zone.nr_free));
+  zone.nr_free.forEach((count, at) => {
+    const bar = element("span", undefined, at < order ? "small" : "");
+    bar.style.height = (count ? 2 + 18 * Math.log2(1 + count) / most : 0) + "px";
+    bar.title = `order ${at}: ${number(count)} free`;
+    box.append(bar);
+  });
+  box.setAttribute("role", "img");
+  box.setAttribute("aria-label", "Free blocks by order: " + zone.nr_free.map((count, at) => `${at}: ${number(count)}`).join(", "));
+  return box;
+}
+function why(each) {
+  const box = element("div", undefined, "why"), zones = each.zones || [];
+  box.append(...(each.explanation || []).map(text => element("p", text)));
+  if (!zones.length) return box;
+  const table = element("table");
+  table.append(cells("th", ["Zone", "Verdict", "Compared, in pages", "Free blocks by order"]), ...zones.map(zone => {
+    const place = element("td");
+    place.append(blocks(zone, each.order));
+    const line = cells("td", [(zone.node ? `node ${zone.node} ` : "") + zone.name, VERDICTS[zone.verdict] || zone.verdict,
+      zone.eligible ? comparison(zone) : `${number(zone.free)} free`, place]);
+    line.className = zone.verdict;
     return line;
   }));
-  scroll.append(table);
-  body.append(scroll);
+  box.append(scrolled(table, "Zones at that moment"));
+  return box;
+}
+function kindOf(kind) {
+  const box = element("details", undefined, "kind"), first = kind.first;
+  box.open = true;
+  box.append(element("summary", `${number(kind.count)} of order ${kind.order} in zone ${kind.zone || "(none)"}: ${kind.reason}`));
+  if (!first) return box;
+  box.append(element("p", `The first, ${seconds(first.time_ns).toFixed(6)} s into the trace on CPU ${first.cpu}: ${asked(first)} with ${first.gfp_text}` + (first.call_site ? `, at ${first.call_site}` : "")), why(first));
+  if (kind.remedies.length) {
+    const list = element("ul");
+    list.append(...kind.remedies.map(each => { const item = element("li"); item.append(element("b", each.kind), ": " + each.text); return item; }));
+    box.append(element("p", "Would have helped, each tried on the model in this state:"), list);
+  } else if (kind.remedies_tried) box.append(element("p", "Nothing that can be tried on this state alone would have helped it."));
+  return box;
+}
+function failures() {
+  const list = data.failure_list || [], body = $("failure-body"), kinds = data.failures_by_reason || [];
+  if (!data.failures) { body.append(element("p", "The model refused no request.")); return; }
+  body.append(element("p", `${number(data.failures)} requests were refused, ${number(data.atomic_failures)} of them atomic.`), ...kinds.slice(0, 8).map(kindOf));
+  if (kinds.length > 8) body.append(element("p", `And ${number(kinds.length - 8)} rarer kinds.`));
+  body.append(element("p", "kmem replay --compare --set NAME=VALUE shows what a setting makes of the whole trace.", "hint"));
+  const table = element("table");
+  table.append(cells("th", ["Time", "Request", "Flags", "Who", "Why"]), ...list.slice(0, 100).map(each => {
+    const reason = element("td"), details = element("details");
+    details.append(element("summary", each.reason));
+    details.addEventListener("toggle", () => { if (details.children.length === 1) details.append(why(each)); }, { once: true });
+    reason.append(details);
+    return cells("td", [element("td", seconds(each.time_ns).toFixed(3) + " s", "n"), asked(each), each.gfp_text, each.call_site || "the trace does not say", reason]);
+  }));
+  body.append(element("h3", list.length > 100 || data.failures > list.length ? "The first 100 of them" : "All of them"), scrolled(table, "Table of failures"));
 }
 const REGION_COLOURS = { user: "#1b9aaa", lowmem: "#2da44e", "direct map": "#2da44e", vmalloc: "#e0b400", modules: "#e0b400", kernel: "#8250df", pkmap: "#e16f24", fixmap: "#e16f24", "high memory": "#bf4b8a" };
 function addressSpace() {
@@ -412,12 +574,14 @@ function charts() {
   fallbackChart();
   cacheChart();
   siteChart();
+  if (lives.size) lifeChart();
 }
 async function start() {
   summary();
   option($("zone"), "all", "all");
   if (extra.samples) extra.samples.zones.forEach((zone, i) => option($("zone"), i, zone.name));
   (extra.slabs || []).forEach((cache, i) => option($("cache"), i, `${cache.name} (${number(cache.slabs)} slabs)`));
+  startLives();
   for (const [key, [title]] of Object.entries(SITE_KEYS)) option($("site-key"), key, title);
   $("zone").addEventListener("change", freeChart);
   $("split").addEventListener("change", freeChart);

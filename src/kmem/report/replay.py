@@ -11,15 +11,18 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from kmem.analysis.failures import explain_kinds, zone_verdicts
 from kmem.analysis.fragmentation import unusable_free_index
 from kmem.analysis.summary import Analysis
 from kmem.analysis.usage import Usage
 from kmem.profile import format_gfp
+from kmem.report.explain import remedy_lines, wrapped, zone_lines
 from kmem.report.section import Section
 
 __all__ = ["Section", "report_replay"]
 
 _FIRST_FAILURES = 5
+_MOST_REMEDIED = 4
 _MOMENTS = 8
 _UNNAMED = "(not named)"
 
@@ -137,6 +140,27 @@ def _failures(a: Analysis, top: int) -> Iterator[Section]:
             for failure in first
         ),
     )
+    yield _explanations(a, top)
+
+
+def _explanations(a: Analysis, top: int) -> Section:
+    """Why the first request of each kind was refused, and what would have helped it."""
+    lines: list[str] = []
+    for kind in explain_kinds(a, remedied=_MOST_REMEDIED)[: min(_MOST_REMEDIED, max(top, 1))]:
+        failure = kind.first
+        what = f"{_plural(failure.size_bytes, 'byte')}" if failure.event != "mm_page_alloc" else "pages"
+        who = f" at {failure.call_site}" if failure.call_site else ""
+        lines += wrapped(
+            "",
+            f"{failure.zone or 'no zone'}, order {failure.order}, {failure.reason}, {kind.count:,} times; first at "
+            f"{(failure.time_ns - a.first_ns) / 1e9:.6f} s: {what} with {format_gfp(failure.gfp)}{who}",
+        )
+        for sentence in kind.sentences:
+            lines += wrapped("  ", sentence)
+        lines += zone_lines(zone_verdicts(failure))
+        lines += remedy_lines(kind.remedies or ())
+    lines.append("kmem replay --compare --set NAME=VALUE shows what a setting makes of the whole trace")
+    return Section("Why the first of each kind was refused", lines=tuple(lines))
 
 
 def _more(count: int, shown: int) -> tuple[str, ...]:

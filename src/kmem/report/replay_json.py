@@ -14,21 +14,26 @@ The counters ``events``, ``skipped_events``, ``lost_events``, ``requests``,
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from kmem.analysis.failures import FailureKind, explain_failure, explain_kinds
+from kmem.analysis.lifetimes import Lifetimes
 from kmem.analysis.summary import Analysis, ZoneState
 from kmem.analysis.timeline import Timeline
 from kmem.analysis.usage import CacheUsage, PageUsage, Usage
 from kmem.profile import REFERENCE, format_gfp
+from kmem.replay.refused import Failure
 
 __all__ = ["replay_to_dict"]
 
 _MOST_SAMPLES = 64  #: of the at most 512 that a replay keeps
+_MOST_REMEDIED = 4  #: kinds of failures for which remedies are tried
 
 
-def replay_to_dict(analysis: Analysis, *, source: str) -> dict[str, Any]:
+def replay_to_dict(analysis: Analysis, *, source: str, lifetimes: Sequence[Lifetimes] = ()) -> dict[str, Any]:
     """Return a replay's figures under the keys of ``docs/replay-json.md``.
 
     Parameters
@@ -36,6 +41,8 @@ def replay_to_dict(analysis: Analysis, *, source: str) -> dict[str, Any]:
     analysis : Analysis
     source : str
         What to call the trace.
+    lifetimes : sequence of Lifetimes, optional
+        How long objects live, by call site; of :mod:`kmem.analysis.lifetimes`.
     """
     a = analysis
     r, t = a.requests, a.trace
@@ -73,13 +80,8 @@ def replay_to_dict(analysis: Analysis, *, source: str) -> dict[str, Any]:
         "double_allocations": r.double_allocations,
         "double_allocations_share": r.share(r.double_allocations),
         "slab_allocations": r.slab_allocations,
-        "failures_by_reason": [
-            {"zone": zone, "order": order, "reason": reason, "count": count}
-            for (zone, order, reason), count in a.failure_counts.items()
-        ],
-        "failure_list": [
-            {**dataclasses.asdict(failure), "gfp_text": format_gfp(failure.gfp)} for failure in a.failures
-        ],
+        "failures_by_reason": [_kind(kind) for kind in explain_kinds(a, remedied=_MOST_REMEDIED)],
+        "failure_list": [_failure(failure) for failure in a.failures],
         "memory": dataclasses.asdict(a.memory),
         "slab": dataclasses.asdict(a.slab),
         "zones": [_zone(zone) for zone in a.zones],
@@ -89,7 +91,62 @@ def replay_to_dict(analysis: Analysis, *, source: str) -> dict[str, Any]:
         "fallbacks": _fallbacks(a),
         "changes": dataclasses.asdict(a.changes),
         "samples": _samples(a.timeline.thinned(_MOST_SAMPLES)),
+        "lifetimes": [_lifetimes(row) for row in lifetimes],
     }
+
+
+def _failure(failure: Failure) -> dict[str, Any]:
+    return {
+        "time_ns": failure.time_ns,
+        "cpu": failure.cpu,
+        "event": failure.event,
+        "size_bytes": failure.size_bytes,
+        "order": failure.order,
+        "gfp": failure.gfp,
+        "gfp_text": format_gfp(failure.gfp),
+        "call_site": failure.call_site,
+        "cache": failure.cache,
+        "zone": failure.zone,
+        "reason": failure.reason,
+        "zones": [
+            {
+                "node": zone.node,
+                "name": zone.name,
+                "eligible": zone.verdict != "not-eligible",
+                "verdict": zone.verdict,
+                "free": zone.free,
+                "unusable": zone.unusable,
+                "watermark": zone.mark,
+                "lowmem_reserve": zone.reserve,
+                "nr_free": list(zone.nr_free),
+            }
+            for zone in failure.zones
+        ],
+        "explanation": explain_failure(failure),
+    }
+
+
+def _kind(kind: FailureKind) -> dict[str, Any]:
+    zone, order, reason = kind.first.kind
+    return {
+        "zone": zone,
+        "order": order,
+        "reason": reason,
+        "count": kind.count,
+        "first": _failure(kind.first),
+        "remedies": [
+            {"kind": each.kind, "change": each.change, "text": each.text, "succeeded": each.succeeded}
+            for each in kind.remedies or ()
+        ],
+        "remedies_tried": kind.remedies is not None,
+    }
+
+
+def _lifetimes(row: Lifetimes) -> dict[str, Any]:
+    found = dataclasses.asdict(row)
+    for key in ("freed_log2", "live_log2"):
+        found[key] = {str(power): count for power, count in found[key].items()}
+    return found
 
 
 def _zone(zone: ZoneState) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from kmem.analysis.stat import LiveRow
+from kmem.analysis.lifetimes import Lifetimes
 from kmem.analysis.summary import Analysis, Fallbacks
 from kmem.analysis.timeline import Timeline
 from kmem.errors import InputError, KmemError
@@ -39,7 +39,9 @@ _MOST_MOMENT_BYTES = 6 << 20  # of all moments, packed and in base64
 _MOST_CACHES = 32
 _MOST_SLABS = 48
 _MOST_OBJECTS = 4096  # drawn of a cache
-_MOST_SITES = 1000
+_MOST_SITES = 200  # by each of the measures
+_SITE_KEYS = ("peak_alloc", "bytes_alloc", "live_alloc", "slack_bytes", "allocs", "cross_cpu_frees")
+_LIFE_KEYS = ("mean_ns", "median_ns", "max_ns", "oldest_ns", "age_mean_ns")
 _MOST_BINS = 256
 _OTHER = 255
 _NAMED = _OTHER - FIRST_CACHE  # caches that have a number of their own among the owners
@@ -49,7 +51,7 @@ _TARGET = np.uint64((1 << 48) - 1)
 
 
 def replay_result(
-    run: Replay, analysis: Analysis, *, source: str, ages: Sequence[LiveRow] | None = None
+    run: Replay, analysis: Analysis, *, source: str, lifetimes: Sequence[Lifetimes] = ()
 ) -> dict[str, Any]:
     """Return a replay's figures with all that its page draws.
 
@@ -61,24 +63,34 @@ def replay_result(
         Of `run`.
     source : str
         What to call the trace.
-    ages : sequence of LiveRow, optional
-        Ages of what is live at the end, by call site.
+    lifetimes : sequence of Lifetimes, optional
+        How long objects live, by call site.
 
     Notes
     -----
     Complexity: O(moments * frames + live objects).
     """
-    result = replay_to_dict(analysis, source=source)
-    result["call_sites"] = result["call_sites"][:_MOST_SITES]
+    result = replay_to_dict(analysis, source=source, lifetimes=lifetimes)
+    _keep_largest(result)
     result["page"] = {
         "samples": _free_memory(analysis.timeline),
         "fallbacks": _fallback_bins(analysis.fallbacks, analysis),
         "map": _map(run),
         "slabs": _slabs(run),
-        "ages": {row.name: [row.oldest_ns, row.newest_ns, row.objects] for row in ages or ()},
         "address_space": _address_space(run),
     }
     return result
+
+
+def _keep_largest(result: dict[str, Any]) -> None:
+    """Leave out call sites that come first by none of the measures that the page can sort by."""
+    sites, lives = result["call_sites"], result["lifetimes"]
+    names: set[str] = set()
+    for rows, keys in ((sites, _SITE_KEYS), (lives, _LIFE_KEYS)):
+        for key in keys:
+            names.update(row["name"] for row in sorted(rows, key=lambda row: -row[key])[:_MOST_SITES])
+    result["call_sites"] = [row for row in sites if row["name"] in names]
+    result["lifetimes"] = [row for row in lives if row["name"] in names]
 
 
 def _free_memory(times: Timeline) -> dict[str, Any]:

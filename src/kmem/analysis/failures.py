@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Why the model refused a request of a replay: each zone's comparison in words, and what would have helped.
+
+The numbers were taken at the moment of the failure from the machine itself
+(:mod:`kmem.replay.refused`); here they are worded as :mod:`kmem.analysis.explain`
+words those of a kernel's log.  Remedies are tried on a rebuilt state, as for a
+log, once for each kind of failure.  A replay has no page cache to give back, so
+what helps by reclaiming is not found this way: that takes a replay with another
+setting (:mod:`kmem.replay.variant`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kmem.analysis.explain import ZoneVerdict, free_shape, plenty_elsewhere
+from kmem.analysis.remedies import PageRequest, Remedy, find_remedies, run
+from kmem.analysis.summary import Analysis
+from kmem.errors import KmemError
+from kmem.mm.gfp import __GFP_DIRECT_RECLAIM
+from kmem.replay.refused import MAX_ORDER, Failure, PagesWanted, ZoneState
+from kmem.trace.failures import MemInfo, ZoneInfo
+
+__all__ = ["FailureKind", "explain_failure", "explain_kinds", "zone_verdicts"]
+
+_PAGE_KB = 4
+_LETTERS = "UMEHIC"  # by migrate type
+_REMEDIED = ("below-watermark", "no-block-of-order")
+_SLEEPS = "The caller may wait: a kernel would have reclaimed and compacted first; a replay has nothing to reclaim."
+_ATOMIC = "The caller may not wait: nothing could be reclaimed or compacted for it."
+
+
+@dataclass(frozen=True, slots=True)
+class FailureKind:
+    """All failures of one preferred zone, order and reason.
+
+    Attributes
+    ----------
+    first : Failure
+    count : int
+    sentences : tuple of str
+        Why the first of them was refused.
+    remedies : tuple of Remedy or None
+        What would have let the first of them succeed; None if that was not tried.
+    """
+
+    first: Failure
+    count: int
+    sentences: tuple[str, ...]
+    remedies: tuple[Remedy, ...] | None
+
+
+def zone_verdicts(failure: Failure) -> list[ZoneVerdict]:
+    """Return how each zone compared with the request."""
+    return [
+        ZoneVerdict(
+            zone.node,
+            zone.name,
+            zone.verdict != "not-eligible",
+            zone.verdict,
+            zone.free,
+            zone.unusable,
+            zone.mark,
+            zone.reserve,
+        )
+        for zone in failure.zones
+    ]
+
+
+def explain_failure(failure: Failure) -> list[str]:
+    """Say why a request was refused, the most important first."""
+    if failure.reason == "order-too-large":
+        most = MAX_ORDER - 1
+        return [
+            f"No zone ever has a block of order {failure.order}: {most} ({_PAGE_KB << most >> 10} MiB) is the largest."
+        ]
+    verdicts = zone_verdicts(failure)
+    eligible = [zone for zone in failure.zones if zone.verdict != "not-eligible"]
+    if not eligible:
+        return ["The machine has no zone that this request may use.", *plenty_elsewhere(verdicts)]
+    found: list[str] = []
+    if failure.reason != "no-block-of-order":
+        found += plenty_elsewhere(verdicts)
+    refusing = [zone for zone in eligible if zone.verdict != "ok"]
+    if not refusing:
+        found.append("The state right after the attempt would serve it: the attempt itself made room.")
+    fragmented = [zone for zone in refusing if zone.verdict == "no-block-of-order"]
+    short = [zone for zone in refusing if zone.verdict == "below-watermark"]
+    if fragmented:
+        names = ", ".join(dict.fromkeys(zone.name for zone in fragmented))
+        wanted = f"{1 << failure.order} side by side" if failure.order else "one that it may take"
+        found.append(f"Enough pages are free in {names}, but not {wanted}.")
+        nr_free = [sum(zone.nr_free[order] for zone in fragmented) for order in range(MAX_ORDER)]
+        if failure.order:
+            found += free_shape(nr_free, sum(zone.managed for zone in fragmented), failure.order)
+    if short:
+        names = ", ".join(dict.fromkeys(zone.name for zone in short))
+        which = "Each zone that the request may use" if len(short) == len(eligible) else "Of the others, each"
+        found.append(f"{which} ({names}) has too few free pages left for it.")
+    found.append(_SLEEPS if failure.gfp & __GFP_DIRECT_RECLAIM else _ATOMIC)
+    return found
+
+
+def explain_kinds(analysis: Analysis, *, remedied: int = 0) -> list[FailureKind]:
+    """Explain the first failure of each kind, the most frequent kind first.
+
+    Parameters
+    ----------
+    analysis : Analysis
+    remedied : int
+        For how many kinds to look for remedies.
+
+    Notes
+    -----
+    Complexity: for each kind with remedies some 40 runs of the model, each O(free blocks).
+    """
+    found = []
+    for number, (kind, count) in enumerate(analysis.failure_counts.items()):
+        failure = analysis.first_failures[kind]
+        remedies = None
+        if number < remedied and kind in analysis.failure_states and failure.reason in _REMEDIED:
+            wanted, zones = analysis.failure_states[kind]
+            remedies = tuple(_remedies(wanted, zones, analysis.view.pageblock_order))
+        found.append(FailureKind(failure, count, tuple(explain_failure(failure)), remedies))
+    return found
+
+
+def _remedies(wanted: PagesWanted, zones: Sequence[ZoneState], pageblock_order: int) -> list[Remedy]:
+    info = mem_info(zones, pageblock_order)
+    request = PageRequest(wanted.gfp, wanted.order, max(wanted.node, 0))
+    try:
+        return [] if run(info, request) else find_remedies(info, request, slab=wanted.slab)
+    except KmemError:  # a machine that cannot be rebuilt from these figures
+        return []
+
+
+def mem_info(zones: Sequence[ZoneState], pageblock_order: int) -> MemInfo:
+    """Return zones as a log would show them, with nothing on their LRU lists."""
+    info = MemInfo(hugepage_kb=_PAGE_KB << pageblock_order, page_kb=_PAGE_KB, swap_free_kb=0, swap_total_kb=0)
+    for zone in zones:
+        pages = {
+            "free": zone.free,
+            "boost": zone.boost,
+            "min": zone.min + zone.boost,
+            "low": zone.low + zone.boost,
+            "high": zone.high + zone.boost,
+            "reserved_highatomic": zone.highatomic,
+            "present": zone.present,
+            "managed": zone.managed,
+        }
+        blocks = [
+            (count, "".join(_LETTERS[each] for each in types))
+            for count, types in zip(zone.nr_free, zone.types, strict=True)
+        ]
+        counters = {name: count * _PAGE_KB for name, count in pages.items()}
+        info.zones.append(ZoneInfo(zone.node, zone.name, counters, list(zone.lowmem_reserve), blocks))
+    return info
