@@ -43,13 +43,13 @@ def plain(path: Path) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
         for batch in reader:
             for row in batch.to_arrow().to_pylist():
                 now = max(now, row["time_ns"])
-                if row["event"] in ("kfree", "kmem_cache_free") and row["target"]:
-                    site, since = live.pop(row["target"], ("", -1))
+                if row["event"] in ("kfree", "kmem_cache_free") and row["ptr"]:
+                    site, since = live.pop(row["ptr"], ("", -1))
                     if since >= 0:
                         freed[site].append(max(0, row["time_ns"] - since))
                 elif row["event"].startswith(("kmalloc", "kmem_cache_alloc")) and not row["flags"] & FAILED:
-                    if row["target"]:
-                        live[row["target"]] = row["call_site"], row["time_ns"]
+                    if row["ptr"]:
+                        live[row["ptr"]] = row["call_site"], row["time_ns"]
     for site, since in live.values():
         ages[site].append(now - since)
     return freed, ages

@@ -3,7 +3,7 @@
 
 The machines, not to scale; every test fills what its requests may use:
 
-    x86_64, 64 MiB      | DMA 16 MiB |            DMA32             |
+    x86_64, 96 MiB      | DMA 16 MiB |            DMA32             |
     i386, 1200 MiB      | DMA |      Normal      |     HighMem      |
     x86_64, two nodes   | DMA |  DMA32, node 0   |  DMA32, node 1   |
 """
@@ -74,9 +74,8 @@ def agree(run: Replay) -> None:
                 assert not short
             if zone.verdict == "no-block-of-order":
                 assert not any(zone.nr_free[failure.order :])
-        preferred = next(zone for zone in failure.zones if zone.name == failure.zone)
         if failure.reason != "none":
-            assert preferred.verdict == failure.reason
+            assert failure.reason in {zone.verdict for zone in failure.zones if zone.name == failure.zone}
 
 
 def verdicts(failure: Failure) -> dict[tuple[int, str], str]:
@@ -84,13 +83,15 @@ def verdicts(failure: Failure) -> dict[tuple[int, str], str]:
 
 
 def test_too_few_pages(tmp_path: Path) -> None:
-    run = replay(written(tmp_path / "t", (pages(0), 20_000)), Machine.boot("x86_64", ram="64M"))
+    run = replay(written(tmp_path / "t", (pages(0), 20_000)), Machine.boot("x86_64", ram="96M"))
     agree(run)
     first = run.failures[0]
     assert verdicts(first) == {(0, "DMA"): "below-watermark", (0, "DMA32"): "below-watermark"}
     zone = first.zones[1]
-    assert zone.mark == int(run.machine.memmap.zones_array["watermark"][1][0])
-    assert (zone.free, zone.unusable, zone.reserve) == (zone.mark, 0, 0)  # it was filled to the brim
+    record = run.machine.memmap.zones_array[1]
+    assert zone.mark == int(record["watermark"][0] + record["watermark_boost"])
+    assert (zone.unusable, zone.reserve) == (0, 0)
+    assert zone.mark - 64 < zone.free <= zone.mark  # it was filled to the brim, as a per-CPU list takes a batch at a time
     assert explain_failure(first)[0] == (
         "Each zone that the request may use (DMA, DMA32) has too few free pages left for it."
     )
@@ -103,14 +104,14 @@ def test_single_pages_are_no_block(tmp_path: Path) -> None:
     path = written(
         tmp_path / "t", (pages(0), count), (lambda i: frees[i - count - 1], len(frees)), (pages(3, "GFP_ATOMIC"), 900)
     )
-    run = replay(path, Machine.boot("x86_64", ram="64M"))
+    run = replay(path, Machine.boot("x86_64", ram="96M"))
     agree(run)
     last = run.failures[-1]
     assert (last.order, last.reason) == (3, "no-block-of-order")
     dma32 = last.zones[1]
     assert dma32.free > 8 * dma32.mark
     words = explain_failure(last)
-    assert words[0] == "Enough pages are free in DMA32, but not 8 side by side."
+    assert words[0] == "Enough pages are free in DMA, DMA32, but not 8 side by side."
     assert "No block of order 3 (32 kB) is free: " in words[1] and "but in single pages." in words[1]
     assert words[-1] == "The caller may not wait: nothing could be reclaimed or compacted for it."
     kinds = explain_kinds(analyse(run), remedied=4)
@@ -143,14 +144,14 @@ def test_the_node_that_was_asked_for(gfp: str, eligible: set[int], tmp_path: Pat
 
 def test_a_slab_needs_its_smallest_order(tmp_path: Path) -> None:
     """kmalloc-8k: two pages at least, whatever the size says."""
-    run = replay(written(tmp_path / "t", (objects(8192), 9_000)), Machine.boot("x86_64", ram="64M"))
+    run = replay(written(tmp_path / "t", (objects(8192), 9_000)), Machine.boot("x86_64", ram="96M"))
     agree(run)
     assert {failure.order for failure in run.failures} == {1}
     assert {failure.reason for failure in run.failures} <= {"no-block-of-order", "below-watermark"}
 
 
 def test_no_zone_has_such_a_block(tmp_path: Path) -> None:
-    run = replay(written(tmp_path / "t", (objects(8 << 20), 3)), Machine.boot("x86_64", ram="64M"))
+    run = replay(written(tmp_path / "t", (objects(8 << 20), 3)), Machine.boot("x86_64", ram="96M"))
     assert [(failure.order, failure.reason, failure.zones) for failure in run.failures] == [
         (11, "order-too-large", ())
     ] * 3
@@ -161,7 +162,7 @@ def test_no_zone_has_such_a_block(tmp_path: Path) -> None:
 
 def test_the_first_of_a_kind_is_kept_however_late(tmp_path: Path) -> None:
     path = written(tmp_path / "t", (pages(10), MAX_FAILURES + 40), (objects(8 << 20), 1))
-    run = replay(path, Machine.boot("x86_64", ram="64M"))
+    run = replay(path, Machine.boot("x86_64", ram="96M"))
     assert len(run.failures) == MAX_FAILURES
     assert sum(run.failure_counts.values()) == run.engine.nr_failures > MAX_FAILURES
     late = run.first_failures["", 11, "order-too-large"]

@@ -706,7 +706,7 @@ class Feeder:
             del work
             self._done.release()
 
-    def feed(self, batch: EventBatch, wanted: npt.NDArray[np.bool_] | None) -> None:
+    def feed(self, batch: EventBatch, wanted: npt.NDArray[np.bool_] | None = None) -> None:
         """Have a batch counted; returns when that has begun."""
         self._done.acquire()
         if self._error is not None:
