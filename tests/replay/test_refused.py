@@ -30,9 +30,7 @@ def pages(order: int, gfp: str = "GFP_KERNEL") -> Line:
     """Requests for pages, at frames that do not overlap."""
 
     def line(i: int) -> str:
-        return (
-            f"mm_page_alloc: page=00000000{i:08x} pfn=0x{i << order:x} order={order} migratetype=0 gfp_flags={gfp}"
-        )
+        return f"mm_page_alloc: page=00000000{i:08x} pfn=0x{i << order:x} order={order} migratetype=0 gfp_flags={gfp}"
 
     return line
 
@@ -91,7 +89,7 @@ def test_too_few_pages(tmp_path: Path) -> None:
     record = run.machine.memmap.zones_array[1]
     assert zone.mark == int(record["watermark"][0] + record["watermark_boost"])
     assert (zone.unusable, zone.reserve) == (0, 0)
-    assert zone.mark - 64 < zone.free <= zone.mark  # it was filled to the brim, as a per-CPU list takes a batch at a time
+    assert zone.mark - 64 < zone.free <= zone.mark  # filled to the brim, up to a per-CPU list's batch
     assert explain_failure(first)[0] == (
         "Each zone that the request may use (DMA, DMA32) has too few free pages left for it."
     )
@@ -155,9 +153,7 @@ def test_no_zone_has_such_a_block(tmp_path: Path) -> None:
     assert [(failure.order, failure.reason, failure.zones) for failure in run.failures] == [
         (11, "order-too-large", ())
     ] * 3
-    assert explain_failure(run.failures[0]) == [
-        "No zone ever has a block of order 11: 10 (4 MiB) is the largest."
-    ]
+    assert explain_failure(run.failures[0]) == ["No zone ever has a block of order 11: 10 (4 MiB) is the largest."]
 
 
 def test_the_first_of_a_kind_is_kept_however_late(tmp_path: Path) -> None:
@@ -184,5 +180,3 @@ def test_the_state_can_be_rebuilt(arch: str, tmp_path: Path) -> None:
             assert int(record["free_pages"]) == zone.free
             assert tuple(record["nr_free"].tolist()) == zone.nr_free
         assert rebuilt.allocator.alloc_pages(wanted.gfp, wanted.order) < 0 or kind[2] == "none"
-
-

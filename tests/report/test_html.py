@@ -365,7 +365,11 @@ def test_browser_shows_how_long_objects_live(browser: Browser, failing: tuple[di
     assert text_of(browser, "life-text") == f"{freed:,} objects were allocated and freed; {live:,} live at the end."
     assert browser.value("document.querySelectorAll('#life-chart .bars path').length") > 4
     row = max(result["lifetimes"], key=lambda each: (each["freed"], each["live"]))
-    choose = "(([id, value]) => { const s = document.getElementById(id); s.value = value; s.dispatchEvent(new Event('change')); })"
+    choose = """(([id, value]) => {
+        const found = document.getElementById(id);
+        found.value = value;
+        found.dispatchEvent(new Event("change"));
+    })"""
     browser.value(f"{choose}({json.dumps(['life-site', '=' + row['name']])})")
     assert text_of(browser, "life-text").startswith(f"{row['freed']:,} objects were allocated and freed, after ")
     for key, measure in (("longest", "max_ns"), ("age", "oldest_ns")):

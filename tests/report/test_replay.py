@@ -82,7 +82,11 @@ def test_failures_have_the_documented_keys(scarce: Analysis) -> None:
             assert set(row) == documented(f"`{section}`")
     for kind in printed["failures_by_reason"]:
         assert set(kind["first"]) == documented("`failure_list`")
-        assert [kind["first"][key] for key in ("zone", "order", "reason")] == [kind["zone"], kind["order"], kind["reason"]]
+        assert [kind["first"][key] for key in ("zone", "order", "reason")] == [
+            kind["zone"],
+            kind["order"],
+            kind["reason"],
+        ]
 
 
 def test_the_report_says_why(scarce: Analysis) -> None:

@@ -19,12 +19,13 @@ from kmem.analysis.remedies import PageRequest, Remedy, find_remedies, run
 from kmem.analysis.summary import Analysis
 from kmem.errors import KmemError
 from kmem.mm.gfp import __GFP_DIRECT_RECLAIM
-from kmem.replay.refused import MAX_ORDER, Failure, PagesWanted, ZoneState
+from kmem.replay.refused import MAX_ORDER, Failure, PagesWanted, ZoneRecord
 from kmem.trace.failures import MemInfo, ZoneInfo
 
 __all__ = ["FailureKind", "explain_failure", "explain_kinds", "zone_verdicts"]
 
 _PAGE_KB = 4
+_PAGEBLOCK_ORDER = 9  # of a machine that does not say
 _LETTERS = "UMEHIC"  # by migrate type
 _REMEDIED = ("below-watermark", "no-block-of-order")
 _SLEEPS = "The caller may wait: a kernel would have reclaimed and compacted first; a replay has nothing to reclaim."
@@ -121,12 +122,12 @@ def explain_kinds(analysis: Analysis, *, remedied: int = 0) -> list[FailureKind]
         remedies = None
         if number < remedied and kind in analysis.failure_states and failure.reason in _REMEDIED:
             wanted, zones = analysis.failure_states[kind]
-            remedies = tuple(_remedies(wanted, zones, analysis.view.pageblock_order))
+            remedies = tuple(_remedies(wanted, zones, analysis.view.pageblock_order or _PAGEBLOCK_ORDER))
         found.append(FailureKind(failure, count, tuple(explain_failure(failure)), remedies))
     return found
 
 
-def _remedies(wanted: PagesWanted, zones: Sequence[ZoneState], pageblock_order: int) -> list[Remedy]:
+def _remedies(wanted: PagesWanted, zones: Sequence[ZoneRecord], pageblock_order: int) -> list[Remedy]:
     info = mem_info(zones, pageblock_order)
     request = PageRequest(wanted.gfp, wanted.order, max(wanted.node, 0))
     try:
@@ -135,7 +136,7 @@ def _remedies(wanted: PagesWanted, zones: Sequence[ZoneState], pageblock_order: 
         return []
 
 
-def mem_info(zones: Sequence[ZoneState], pageblock_order: int) -> MemInfo:
+def mem_info(zones: Sequence[ZoneRecord], pageblock_order: int) -> MemInfo:
     """Return zones as a log would show them, with nothing on their LRU lists."""
     info = MemInfo(hugepage_kb=_PAGE_KB << pageblock_order, page_kb=_PAGE_KB, swap_free_kb=0, swap_total_kb=0)
     for zone in zones:

@@ -18,7 +18,7 @@ from kmem.machine.table import Table
 from kmem.machine.views import MachineView
 from kmem.mm.page import KIND_NAMES
 from kmem.profile import REFERENCE
-from kmem.replay.refused import Failure, Kind, PagesWanted, ZoneState
+from kmem.replay.refused import Failure, Kind, PagesWanted, ZoneRecord
 from kmem.replay.replay import Replay
 from kmem.trace.reader import TraceStats
 
@@ -360,7 +360,7 @@ class Analysis:
     view: MachineView
     changes: Changes = Changes()
     first_failures: Mapping[Kind, Failure] = dataclasses.field(default_factory=dict)
-    failure_states: Mapping[Kind, tuple[PagesWanted, tuple[ZoneState, ...]]] = dataclasses.field(default_factory=dict)
+    failure_states: Mapping[Kind, tuple[PagesWanted, tuple[ZoneRecord, ...]]] = dataclasses.field(default_factory=dict)
 
     def tables(self) -> dict[str, Table]:
         """Return every table of the analysis by name, for data frames.

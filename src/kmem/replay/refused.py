@@ -19,7 +19,7 @@ from kmem.mm.page_alloc import PageAllocator
 from kmem.mm.refusal import refusal, zone_verdict
 from kmem.mm.slub import Slub
 
-__all__ = ["MAX_FAILURES", "MAX_ORDER", "MAX_STATES", "Failure", "Kind", "PagesWanted", "RefusedZone", "ZoneState"]
+__all__ = ["MAX_FAILURES", "MAX_ORDER", "MAX_STATES", "Failure", "Kind", "PagesWanted", "RefusedZone", "ZoneRecord"]
 
 MAX_FAILURES = 1000  #: failures kept one by one, each with the numbers of its zones; all are counted
 MAX_STATES = 16  #: kinds of failures of which the state of the zones is kept, too
@@ -124,7 +124,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class ZoneState:
+class ZoneRecord:
     """A zone at the moment of a failure; pages.
 
     Attributes
@@ -158,7 +158,9 @@ class ZoneState:
     types: tuple[tuple[int, ...], ...]
 
 
-def pages_wanted(slub: Slub, *, event: str, size_bytes: int, order: int, gfp: int, cache: int, node: int) -> PagesWanted:
+def pages_wanted(
+    slub: Slub, *, event: str, size_bytes: int, order: int, gfp: int, cache: int, node: int
+) -> PagesWanted:
     """Return the request for pages that a request comes down to.
 
     Parameters
@@ -210,7 +212,7 @@ def refused_zones(allocator: PageAllocator, wanted: PagesWanted) -> tuple[Refuse
     return tuple(found)
 
 
-def zone_states(memmap: MemMap) -> tuple[ZoneState, ...]:
+def zone_records(memmap: MemMap) -> tuple[ZoneRecord, ...]:
     """Return the state of each zone with memory, lowest first."""
     zones, following = memmap.zones_array, memmap.pages_array["next"]
     found = []
@@ -220,7 +222,7 @@ def zone_states(memmap: MemMap) -> tuple[ZoneState, ...]:
         # heads of the free lists lie behind the frames; an empty list's points to itself
         heads = int(zone["lists"]) + np.arange(MAX_ORDER * _NR_TYPES).reshape(MAX_ORDER, _NR_TYPES)
         found.append(
-            ZoneState(
+            ZoneRecord(
                 node=int(zone["node"]),
                 name=memmap.zone_name(index),
                 free=max(int(zone["free_pages"]), 0),

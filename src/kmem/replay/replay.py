@@ -39,11 +39,11 @@ from kmem.replay.refused import (
     Failure,
     Kind,
     PagesWanted,
-    ZoneState,
+    ZoneRecord,
     pages_wanted,
     refused_zones,
     why_refused,
-    zone_states,
+    zone_records,
 )
 from kmem.replay.transform import Transform, Transformer
 from kmem.trace.events import EventBatch
@@ -121,7 +121,7 @@ class Replay:
         All of them.
     first_failures : dict of (zone, order, reason) to Failure
         The first of each kind, which need not be among the first 1000.
-    failure_states : dict of (zone, order, reason) to (PagesWanted, tuple of ZoneState)
+    failure_states : dict of (zone, order, reason) to (PagesWanted, tuple of ZoneRecord)
         The request for pages and the zones at the first failure of a kind, of the first 16 kinds.
     fallbacks : ndarray
         ``mm_page_alloc_extfrag`` records of the model, the first 65,536; see
@@ -155,7 +155,7 @@ class Replay:
     failures: list[Failure] = field(default_factory=list)
     failure_counts: Counter[Kind] = field(default_factory=Counter)
     first_failures: dict[Kind, Failure] = field(default_factory=dict)
-    failure_states: dict[Kind, tuple[PagesWanted, tuple[ZoneState, ...]]] = field(default_factory=dict)
+    failure_states: dict[Kind, tuple[PagesWanted, tuple[ZoneRecord, ...]]] = field(default_factory=dict)
     extfrag_before: int = 0
     fallbacks: npt.NDArray[Any] = field(init=False)
     slabinfo: Mapping[str, SlabinfoRow] = field(default_factory=dict)
@@ -398,7 +398,7 @@ class Replay:
         if why not in self.first_failures:
             self.first_failures[why] = failure
             if len(self.failure_states) < MAX_STATES:
-                self.failure_states[why] = wanted, zone_states(self.machine.memmap)
+                self.failure_states[why] = wanted, zone_records(self.machine.memmap)
 
 
 def _telling(bytes_alloc: int) -> bool:

@@ -6,9 +6,10 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const extra = data.page || {};
 const $ = id => document.getElementById(id);
 const PALETTE = ["#2f81f7", "#e16f24", "#2da44e", "#bf4b8a", "#8250df", "#b08800", "#1b9aaa", "#cf222e", "#6e7781", "#57ab5a", "#986ee2"];
-const OWNER_COLOURS = ["#8c959f", "#d8f0dc", "#a8dcb5", "#6e7781", "#cf222e", "#2f81f7", "#e0b400", "#7d4e00", "#bf4b8a"];
+const OWNER_COLOURS = ["#8c959f", ["#d8f0dc", "#1d3a28"], ["#a8dcb5", "#2f5f42"], "#6e7781", "#cf222e", "#2f81f7", "#e0b400", "#7d4e00", "#bf4b8a"];
 const TYPE_COLOURS = ["#cf222e", "#2f81f7", "#e0b400", "#8250df", "#6e7781", "#1b9aaa"];
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
+const plural = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
 const number = value => Math.round(value).toLocaleString("en-US");
 const hex = value => "0x" + value.toString(16);
 
@@ -48,7 +49,7 @@ function layout(more) {
   const fore = style.getPropertyValue("--fore").trim(), line = style.getPropertyValue("--line").trim();
   const axis = { gridcolor: line, zerolinecolor: line, automargin: true };
   return Object.assign({
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: fore }, colorway: PALETTE,
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: fore, family: "system-ui, sans-serif" }, colorway: PALETTE,
     margin: { l: 55, r: 15, t: 10, b: 45 }, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 }, hovermode: "x unified",
   }, more, { xaxis: Object.assign({}, axis, more.xaxis), yaxis: Object.assign({}, axis, more.yaxis) });
 }
@@ -78,7 +79,7 @@ function freeChart() {
   if (chosen === "all") traces.push({ x, y: slab, name: "slabs", mode: "lines", line: { width: 2, dash: "dot", color: "#cf222e" }, hovertemplate: "%{y:.1f} MiB" });
   traces.push(...events());
   const more = {
-    shapes: [momentLine()], xaxis: { title: { text: "seconds of the trace" } }, yaxis: { title: { text: "MiB" }, rangemode: "tozero" },
+    shapes: [momentLine()], xaxis: timeAxis(), yaxis: { title: { text: "MiB" }, rangemode: "tozero" },
     yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
   };
   plot("free-chart", traces, more).then(chart => {
@@ -87,6 +88,8 @@ function freeChart() {
     chart.on("plotly_click", event => { if (map) goTo(nearestMoment(event.points[0].x)); });
   });
 }
+// both charts over time begin and end with the trace
+const timeAxis = () => ({ title: { text: "seconds of the trace" }, range: [0, Math.max(seconds(data.last_ns), 1e-9)] });
 // What went wrong and when, on an axis of its own at the bottom of the chart.
 function events() {
   const rows = [];
@@ -126,11 +129,12 @@ function fallbackChart() {
   const pairs = new Map();
   for (const bin of bins) {
     const name = bin.to + " from " + bin.from;
-    if (!pairs.has(name)) pairs.set(name, { x: [], y: [], name, type: "scatter", mode: "markers", hovertemplate: "%{y} in this moment" });
+    if (!pairs.has(name)) pairs.set(name, { x: [], y: [], name, type: "scatter", mode: "markers", marker: { size: 8 }, cliponaxis: false, hovertemplate: "%{y:,} in this moment" });
     pairs.get(name).x.push(seconds(bin.time_ns));
     pairs.get(name).y.push(bin.count);
   }
-  plot("fallback-chart", [...pairs.values()], { xaxis: { title: { text: "seconds of the trace" }, range: [0, seconds(data.last_ns)] }, yaxis: { title: { text: "fallbacks" }, rangemode: "tozero" } });
+  plot("fallback-chart", [...pairs.values()], { xaxis: timeAxis(),
+    yaxis: { title: { text: "fallbacks" }, rangemode: "tozero", tickformat: ",d", nticks: Math.min(6, 1 + Math.max(...bins.map(bin => bin.count))) } });
 }
 function bars(id, rows, traces, title) {
   $(id).style.height = Math.max(12, rows.length * 1.5 + 6) + "rem";
@@ -176,7 +180,7 @@ function lifeChart() {
   const step = Math.max(1, Math.ceil(x.length / ($("life-chart").clientWidth / 80)));
   const ticks = x.filter((_, i) => i % step === 0);
   plot("life-chart", [bar(freed, "freed, by lifetime", "#2f81f7"), bar(live, "live at the end, by age", "#e16f24")], { barmode: "group", hovermode: "closest",
-    xaxis: { tickvals: ticks, ticktext: ticks.map(power => duration(2 ** power).replace(/\.\d+/, "")) }, yaxis: { title: { text: "objects" }, rangemode: "tozero" } });
+    xaxis: { title: { text: "lifetime or age, at least" }, tickvals: ticks, ticktext: ticks.map(power => duration(2 ** power).replace(/\.\d+/, "")) }, yaxis: { title: { text: "objects" }, rangemode: "tozero" } });
   const total = key => rows.reduce((all, row) => all + row[key], 0), one = rows.length === 1 ? rows[0] : null;
   $("life-text").textContent = `${number(total("freed"))} objects were allocated and freed` + (one && one.freed ? `, after ${duration(one.median_ns)} (median), ${duration(one.mean_ns)} (mean), ${duration(one.max_ns)} at most` : "")
     + `; ${number(total("live"))} live at the end` + (one && one.live ? `, for ${duration(one.age_median_ns)} (median), ${duration(one.age_mean_ns)} (mean), ${duration(one.oldest_ns)} at most.` : ".");
@@ -195,7 +199,11 @@ function siteChart() {
   bars("site-chart", rows, [{ x: rows.map(row => value(row) * scale), text: rows.map(row => show(value(row))), name: title, marker: { color: "#2f81f7" } }],
     title + (show === duration ? ", seconds" : show === bytes ? ", KiB" : ""));
   const table = $("site-table"), head = element("tr"), keys = Object.keys(SITE_KEYS);
-  head.append(element("th", "Call site"), ...keys.map(key => element("th", SITE_KEYS[key][0], "n")));
+  head.append(element("th", "Call site"), ...keys.map(key => {
+    const made = element("th", SITE_KEYS[key][0], "n");
+    if (key === $("site-key").value) made.setAttribute("aria-sort", "descending");
+    return made;
+  }));
   const body = rows.map(row => {
     const line = element("tr");
     line.append(element("td", row.name || "(unnamed)"), ...keys.map(key => {
@@ -212,7 +220,7 @@ function siteChart() {
 function slabDrawing() {
   const cache = (extra.slabs || [])[Number($("cache").value)];
   if (!cache) { $("cache-text").textContent = "The result has no slabs to draw."; return; }
-  $("cache-text").textContent = `${cache.name}: ${number(cache.slabs)} slabs of ${4 << cache.order} KiB, objects of ${number(cache.size_bytes)} bytes`
+  $("cache-text").textContent = `${cache.name}: ${plural(cache.slabs, "slab")} of ${4 << cache.order} KiB, objects of ${number(cache.size_bytes)} bytes`
     + (cache.shown.length < cache.slabs ? `; the first ${cache.shown.length} are drawn.` : ".") + " Filled: in use. Dashed: kept by a CPU.";
   $("slab-drawing").replaceChildren(...cache.shown.map(slab => {
     const box = element("div", undefined, slab.cpu ? "slab cpu" : "slab"), objects = element("div", undefined, "objects");
@@ -221,6 +229,7 @@ function slabDrawing() {
     box.tabIndex = 0;
     box.setAttribute("role", "img");
     box.setAttribute("aria-label", `Slab at frame ${hex(slab.pfn)}, ${used} of ${slab.objects.length} objects in use`);
+    objects.style.gridTemplateColumns = `repeat(${Math.min(slab.objects.length, slab.objects.length > 64 ? 16 : 8)}, 9px)`;
     slab.objects.forEach((site, i) => {
       const object = element("span", undefined, site >= 0 ? "object used" : "object");
       object.title = `object ${i}: ` + (site >= 0 ? cache.sites[site] || "in use" : "free");
@@ -249,7 +258,7 @@ function moment(at) {
   return unpacked.get(at);
 }
 function colour(owner) {
-  if (owner < map.first_cache) return OWNER_COLOURS[owner] || "#000000";
+  if (owner < map.first_cache) { const found = OWNER_COLOURS[owner]; return Array.isArray(found) ? found[Number(dark.matches)] : found || "#000000"; }
   return `hsl(${(owner - map.first_cache) * 137.5 % 360} 55% ${dark.matches ? 55 : 45}%)`;
 }
 const ownerName = owner => owner === 255 ? "slabs of other caches" : (owner >= map.first_cache ? "slab of " : "") + (map.owners[owner] || "?");
@@ -540,17 +549,23 @@ function addressSpace() {
   if (!space) { body.append(element("p", "The result has no map of addresses.")); return; }
   const regions = space.regions.slice().reverse();
   if (space.high_memory) regions.push(space.high_memory);
-  body.append(element("p", "The highest addresses are on top; heights grow with the logarithm of the size."));
+  body.append(element("p", "The highest addresses are on top; heights grow with the logarithm of the size. What is in use is filled."));
+  let above = null;
   for (const region of regions) {
+    const hole = above !== null ? above - BigInt(region.end) : 0n;
+    if (hole >= 1n << 20n) body.append(element("div", `nothing for ${bytes(Number(hole))}` + (region.name === "user" ? ": the kernel's addresses are above, those of processes below" : ""), "hole"));
+    above = region === space.high_memory ? null : BigInt(region.start);
     const box = element("div", undefined, "region");
     box.style.setProperty("--colour", REGION_COLOURS[region.name] || "#8c959f");
     box.style.minHeight = 1.6 + Math.max(0, Math.log2(region.size_bytes || 1) - 20) * 0.1 + "rem";
+    if (region.used_bytes && region.size_bytes) box.style.setProperty("--used", 100 * Math.min(1, region.used_bytes / region.size_bytes) + "%");
     const used = region.used_bytes ? `, ${bytes(region.used_bytes)} in use` : "";
     box.append(element("b", region.name), ` ${bytes(region.size_bytes)}${used} `, element("code", `${region.start} to ${region.end}`), ` ${region.note}`);
     if (region.entries.length) {
       const details = element("details"), list = element("ul");
-      details.append(element("summary", `${number(region.entries.length)} parts`), list);
+      details.append(element("summary", plural(region.entries.length, "part")), list);
       list.append(...region.entries.slice(0, 200).map(each => element("li", `${each.start} to ${each.end}  ${each.what}  ${each.who}`)));
+      if (region.entries.length > 200) list.append(element("li", `and ${number(region.entries.length - 200)} more`));
       box.append(details);
     }
     body.append(box);
@@ -580,7 +595,7 @@ async function start() {
   summary();
   option($("zone"), "all", "all");
   if (extra.samples) extra.samples.zones.forEach((zone, i) => option($("zone"), i, zone.name));
-  (extra.slabs || []).forEach((cache, i) => option($("cache"), i, `${cache.name} (${number(cache.slabs)} slabs)`));
+  (extra.slabs || []).forEach((cache, i) => option($("cache"), i, `${cache.name} (${plural(cache.slabs, "slab")})`));
   startLives();
   for (const [key, [title]] of Object.entries(SITE_KEYS)) option($("site-key"), key, title);
   $("zone").addEventListener("change", freeChart);
