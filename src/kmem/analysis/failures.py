@@ -14,13 +14,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kmem.analysis.explain import ZoneVerdict, free_shape, plenty_elsewhere
-from kmem.analysis.remedies import PageRequest, Remedy, find_remedies, run
+from kmem.analysis.explain import ZoneVerdict
+from kmem.analysis.remedies import PageRequest, Remedy, Scene, find_remedies, run
 from kmem.analysis.summary import Analysis
 from kmem.errors import KmemError
 from kmem.mm.gfp import __GFP_DIRECT_RECLAIM
-from kmem.replay.refused import MAX_ORDER, Failure, PagesWanted, ZoneRecord
-from kmem.trace.failures import MemInfo, ZoneInfo
+from kmem.replay.refused import MAX_ORDER, Failure, PagesWanted, RefusedZone, ZoneRecord
+from kmem.trace.mem_info import MemInfo, ZoneInfo
 
 __all__ = ["FailureKind", "explain_failure", "explain_kinds", "zone_verdicts"]
 
@@ -76,13 +76,12 @@ def explain_failure(failure: Failure) -> list[str]:
         return [
             f"No zone ever has a block of order {failure.order}: {most} ({_PAGE_KB << most >> 10} MiB) is the largest."
         ]
-    verdicts = zone_verdicts(failure)
     eligible = [zone for zone in failure.zones if zone.verdict != "not-eligible"]
     if not eligible:
-        return ["The machine has no zone that this request may use.", *plenty_elsewhere(verdicts)]
+        return ["The machine has no zone that this request may use.", *_elsewhere(failure)]
     found: list[str] = []
     if failure.reason != "no-block-of-order":
-        found += plenty_elsewhere(verdicts)
+        found += _elsewhere(failure)
     refusing = [zone for zone in eligible if zone.verdict != "ok"]
     if not refusing:
         found.append("The state right after the attempt would serve it: the attempt itself made room.")
@@ -92,15 +91,40 @@ def explain_failure(failure: Failure) -> list[str]:
         names = ", ".join(dict.fromkeys(zone.name for zone in fragmented))
         wanted = f"{1 << failure.order} side by side" if failure.order else "one that it may take"
         found.append(f"Enough pages are free in {names}, but not {wanted}.")
-        nr_free = [sum(zone.nr_free[order] for zone in fragmented) for order in range(MAX_ORDER)]
-        if failure.order:
-            found += free_shape(nr_free, sum(zone.managed for zone in fragmented), failure.order)
+        found += _shape(fragmented, failure.order)
     if short:
         names = ", ".join(dict.fromkeys(zone.name for zone in short))
         which = "Each zone that the request may use" if len(short) == len(eligible) else "Of the others, each"
         found.append(f"{which} ({names}) has too few free pages left for it.")
     found.append(_SLEEPS if failure.gfp & __GFP_DIRECT_RECLAIM else _ATOMIC)
     return found
+
+
+def _elsewhere(failure: Failure) -> list[str]:
+    """Say so if most of what is free lies in zones that the request may not use, and is worth speaking of."""
+    free = {True: 0, False: 0}
+    for zone in failure.zones:
+        free[zone.verdict != "not-eligible"] += zone.free
+    if free[False] > 2 * free[True] and free[False] * _PAGE_KB >= 4096:
+        return ["Plenty is free, but in a zone that this request may not use."]
+    return []
+
+
+def _shape(zones: Sequence[RefusedZone], order: int) -> list[str]:
+    """Say in what pieces the free memory of zones is that have no block of an order."""
+    counts = [sum(zone.nr_free[at] for zone in zones) << at for at in range(MAX_ORDER)]
+    free = sum(counts)
+    if not order or not free:
+        return []
+    share = free / sum(zone.managed for zone in zones)
+    amount = "half the memory" if 0.4 <= share <= 0.6 else f"{share:.0%} of the memory"
+    largest = max(at for at, pages in enumerate(counts) if pages)
+    typical = next(at for at in range(MAX_ORDER) if sum(counts[: at + 1]) >= 0.9 * free)
+    if largest >= order:
+        return [f"Blocks of order {order} are there, but of a kind that is not for this request: {amount} is free."]
+    mostly = "" if largest == typical else "mostly "
+    pieces = f"in blocks of at most {_PAGE_KB << typical} kB (order {typical})" if typical else "in single pages"
+    return [f"No block of order {order} ({_PAGE_KB << order} kB) is free: {amount} is free, but {mostly}{pieces}."]
 
 
 def explain_kinds(analysis: Analysis, *, remedied: int = 0) -> list[FailureKind]:
@@ -129,16 +153,23 @@ def explain_kinds(analysis: Analysis, *, remedied: int = 0) -> list[FailureKind]
 
 def _remedies(wanted: PagesWanted, zones: Sequence[ZoneRecord], pageblock_order: int) -> list[Remedy]:
     info = mem_info(zones, pageblock_order)
+    scene = Scene(info, slab_order=wanted.order if wanted.slab else None)
     request = PageRequest(wanted.gfp, wanted.order, max(wanted.node, 0))
     try:
-        return [] if run(info, request) else find_remedies(info, request, slab=wanted.slab)
+        return [] if run(scene, request) else find_remedies(scene, request)
     except KmemError:  # a machine that cannot be rebuilt from these figures
         return []
 
 
 def mem_info(zones: Sequence[ZoneRecord], pageblock_order: int) -> MemInfo:
     """Return zones as a log would show them, with nothing on their LRU lists."""
-    info = MemInfo(hugepage_kb=_PAGE_KB << pageblock_order, page_kb=_PAGE_KB, swap_free_kb=0, swap_total_kb=0)
+    info = MemInfo(
+        hugepage_kb=_PAGE_KB << pageblock_order,
+        page_kb=_PAGE_KB,
+        swap_free_kb=0,
+        swap_total_kb=0,
+        numa=len(zones[0].lowmem_reserve) > 4,  # as 64-bit kernels print it
+    )
     for zone in zones:
         pages = {
             "free": zone.free,
