@@ -49,6 +49,10 @@ _ZONE_SETS = (
     ("Normal", "HighMem", "Movable", "Device"),
     ("DMA", "DMA32", "Normal", "Movable", "Device"),
     ("DMA", "Normal", "HighMem", "Movable", "Device"),
+    # before there was a movable zone
+    ("Normal",),
+    ("DMA", "Normal"),
+    ("DMA", "Normal", "HighMem"),
 )
 
 

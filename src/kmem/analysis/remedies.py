@@ -318,6 +318,8 @@ def _flags(scene: Scene, request: PageRequest) -> Iterator[Remedy]:
         more = bool(wanted & __GFP_DIRECT_RECLAIM) and (not request.may_sleep or wanted == gfp & ~__GFP_NORETRY)
         if wanted == gfp or (request.may_sleep and more and _succeeds(scene, _Trial(request, reclaim=True))):
             continue
+        if request.may_sleep and more and _succeeds(scene, _Trial(PageRequest(wanted, request.order, request.node))):
+            continue  # with nothing reclaimed: it was handed out of a reserve
         if _succeeds(scene, _Trial(PageRequest(wanted, request.order, request.node), reclaim=more)):
             yield Remedy(
                 "flags",

@@ -44,9 +44,14 @@ _DATE = (
     rf"(?:{_ISO}|\w{{2,4}} {_ISO}|[^\s\[\]]{{1,6}} {{1,2}}\d{{1,2}} (?:\d{{4}} )?\d\d:\d\d:\d\d(?:\.\d+)?"
     r"|\w{3} \w{3} {1,2}\d{1,2} \d\d:\d\d:\d\d(?:\.\d+)? \d{4}|\d{10}\.\d{6})"
 )
-_KERNEL = re.compile(rf"(?:<\d{{1,3}}>1? ?)?(?:{_DATE} (?:\S+ ){{0,2}})?kernel(?:\[\d+\])?: ")
+_KERNEL = re.compile(rf"(?:<\d{{1,3}}>1? ?)?(?:{_DATE} (?:\S*[^\s:] ){{0,2}})?kernel(?:\[\d+\])?: ")
 _RFC_5424 = re.compile(rf"<\d{{1,3}}>1 {_ISO} \S+ (?P<program>\S+) \S+ \S+ (?:-|\[[^\]]*\]) ")
 _PROGRAM = re.compile(rf"{_DATE} (?:\S+ ){{1,2}}[\w./@()+-]+(?:\[\d+\])?: ")
+# what looks like a program's line: dmesg --time-format iso, a container's log, a remote console
+_NO_PROGRAM = re.compile(
+    r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{6}[+-]\d\d:\d\d "
+    rf"|{_ISO} (?:stdout|stderr) [FP] |{_DATE} \S+ (?=\[ *\d+\.\d{{6}}\])"
+)
 _LOGCAT = re.compile(
     r"(?:(?:\d{4}-)?\d\d-\d\d \d\d:\d\d:\d\d\.\d{3,9} +)?"
     r"(?:(?:\w+ +)?\d+ +\d+ +[VDIWEF] (?P<tag>[^:]{0,40}?) *: |[VDIWEF]/(?P<brief>[^(:]{0,40}?) *\( *\d+\): )"
@@ -54,13 +59,18 @@ _LOGCAT = re.compile(
 _OTHERS = tuple(
     re.compile(pattern)
     for pattern in (
-        rf"{_ISO} (?:(?:stdout|stderr) [FP] )?",  # dmesg --time-format iso, a container's log
+        rf"{_ISO} ",
         r"<\d{1,3}>",  # the level, as in a raw kernel log
         r"(?:kern|user|daemon|syslog) *:\w+ *: ",  # dmesg -x
         r"\[[^\[\]]{0,30}\d\d:\d\d:\d\d[^\[\]]{0,20}\] ?",  # dmesg -T in any language, a console server
         r"\[ *\+\d+\.\d+\] |\[\w{3} ?\d\d \d\d:\d\d\] |\[< *\d+\.\d+>\] ",  # dmesg -H, --reltime, delta
         r"\S+ kernel: ",  # journalctl -o short-monotonic, after its stamp
     )
+)
+#: How lines of a report begin, where only the first of several lines has a prefix.
+_OWN_LINE = re.compile(
+    r"\[<[0-9a-f]{8}|Call [Tt]race:|Mem-[Ii]nfo:|lowmem_reserve\[|Node \d|CPU: \d|Hardware name|[a-z_]+_anon:|"
+    r"(?:DMA|DMA32|Normal|HighMem|Movable)(?: free:|: ?\d)|\d+ (?:total )?page|(?:Free|Total) swap"
 )
 #: What some line of a report has in it; spaces may have become line breaks.
 _WORTH_READING = re.compile(
@@ -134,6 +144,8 @@ class _Bare:
             return self.take(match, foreign=match["program"] != "kernel")
         if match := _LOGCAT.match(text):
             return self.take(match, foreign=(match["tag"] or match["brief"] or "").strip() != "kernel")
+        if match := _NO_PROGRAM.match(text):
+            return self.take(match)
         if match := _PROGRAM.match(text):
             return self.take(match, foreign=True)
         return any((match := pattern.match(text)) and self.take(match) for pattern in _OTHERS)
@@ -148,11 +160,13 @@ def _bare(raw: str) -> _Bare:
     if first.isdigit() and (kmsg := _KMSG.fullmatch(raw)):
         caller = _KMSG_CALLER.search(kmsg["flags"])
         return _Bare(kmsg["text"], int(kmsg["us"]), True, caller[1] if caller else "")
-    if first == "[" and bare.stamp() and not bare.text.startswith(("[", "<")) and " kernel: " not in bare.text[:80]:
+    if first == "[" and bare.stamp() and not bare.text.startswith(("[", "<")) and "kernel: " not in bare.text[:80]:
         return bare
     if first.isspace() or not first:
         return bare
     for _ in range(_MOST_PREFIXES):
+        if bare.foreign and not bare.stamp():
+            break
         if not (bare.time_us is None and bare.stamp()) and not (bare.text[:1] not in " \t" and bare.stored()):
             break
     return bare
@@ -243,6 +257,8 @@ class _Joiner:
         """Whether a line without a prefix belongs to the one before it."""
         assert self.held is not None
         if number != self.last + 1 or not text.strip() or len(self.held.text) + len(text) >= _MAX_LINE:
+            return False
+        if len(self.held_raw) != self.width and _OWN_LINE.match(text):
             return False
         return self.prefixes or (self.whole and len(self.held_raw) == self.width)
 

@@ -93,6 +93,8 @@ _GFP = r"(?P<gfp>0x[0-9a-fA-F]{1,16})(?:\((?P<names>[^)]*)\))?"
 _PAGE = re.compile(
     rf"(?P<comm>\S.*?): page allocation failure[:.]? ?order:(?P<order>\d{{1,9}}), ?mode:{_GFP}(?P<rest>.*)"
 )
+_PAGE_CUT = re.compile(r"page allocation failure[:.]? ?order:(?P<order>\d{1,9})\s*$")
+_MODE = re.compile(rf"\s*, mode:{_GFP}")
 _STALL = re.compile(r"(?P<comm>\S.*?): page allocation stalls for (?P<ms>\d+)ms, order:(?P<order>\d+), ?mode:" + _GFP)
 _OOM = re.compile(rf"(?P<comm>\S.*?) invoked oom-killer: gfp_mask={_GFP},(?P<rest>.*?)order=(?P<order>-?\d{{1,9}})")
 _KILLED = re.compile(
@@ -354,7 +356,7 @@ class _Finder:
             if not report.stack and track.doubtful:
                 report.stack, report.stack_certain = track.doubtful, False
             report.in_interrupt |= report.pid == 0 or (report.comm or "").startswith("swapper/")
-        track.report = track.block = track.time_us = None
+        track.report = track.block = None
         track.damage, track.doubtful, track.loose = "", [], []
 
     def closed(self) -> Iterator[FailureReport]:
@@ -392,6 +394,8 @@ class _Finder:
             report.pid, report.kernel = int(match[1]), match[3]
             report.comm = report.comm or match[2]
             self.kernel = match[3]
+        elif report.gfp is None and "mode:" in text and (match := _MODE.match(text)):
+            report.gfp, report.gfp_names = int(match["gfp"], 16), match["names"]
         elif report.kind == "slub-unable":
             _slab_line(report, text)
         elif report.kind == "oom" and ((match := _MEMORY_LIMIT.search(text)) or "CONSTRAINT_MEMCG" in text):
@@ -473,6 +477,8 @@ def _first_line(text: str) -> FailureReport | None:
     """The report that a line begins, None if it begins none."""
     if "page allocation failure" in text and (match := _PAGE.search(text)):
         return _report("page-allocation-failure", match)
+    if "page allocation failure" in text and (match := _PAGE_CUT.search(text)):
+        return _report("page-allocation-failure", match)  # printed piece by piece, with others' lines between
     if "page allocation stalls" in text and (match := _STALL.search(text)):
         report = _report("show-mem", match)
         report.detail["stalled_ms"] = int(match["ms"])

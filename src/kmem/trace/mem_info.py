@@ -93,9 +93,10 @@ def _whole(zone: ZoneInfo, page_kb: int) -> bool:
     """Whether a zone is all there, with numbers that can be true."""
     if zone.blocks is None or zone.lowmem_reserve is None or not {"free", "min"} <= set(zone.counters):
         return False
-    managed = zone.counters.get("managed", zone.counters.get("present"))
+    # kernels differ in what they count as present; what is twice that is damaged
+    managed = max(zone.counters.get("managed", 0), zone.counters.get("present", 0))
     listed = sum(count << order for order, (count, _) in enumerate(zone.blocks)) * page_kb
-    return managed is None or max(listed, zone.counters["free"]) <= max(managed, zone.counters.get("present", 0))
+    return not managed or max(listed, zone.counters["free"]) <= 2 * managed
 
 
 def read_mem_info(block: list[str], damage: str = "") -> MemInfo:
@@ -136,7 +137,7 @@ def read_mem_info(block: list[str], damage: str = "") -> MemInfo:
     info.pages_ram = _count(text, r"(\d+) pages (?:of )?RAM")
     info.pages_highmem = _count(text, r"(\d+) pages (?:of )?HighMem")
     info.pages_reserved = _count(text, r"(\d+) (?:pages reserved|reserved pages)")
-    info.swap_free_kb = _count(text, r"Free swap ?[=:] ?(\d+)kB")
+    info.swap_free_kb = _count(text, r"Free swap ?[=:] *(\d+)kB")
     info.swap_total_kb = _count(text, r"Total swap ?= ?(\d+)kB")
     info.hugepage_kb = _count(text, r"hugepages_size=(\d+)kB")
     info.page_kb = _count(text, r": \d+[*_](\d+)kB ") or 4
