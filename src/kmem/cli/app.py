@@ -27,6 +27,7 @@ COMMANDS = {
     "report": ("kmem.cli.report", "Make the page of a replay's saved result."),
     "sweep": ("kmem.cli.sweep", "Replay traces under a grid of settings."),
     "size": ("kmem.cli.size", "Find the smallest reserve, memory or pool that does."),
+    "top": ("kmem.cli.top", "Watch caches, zones and call sites, live or in a replay."),
     "record": ("kmem.cli.record", "Record kmem events of the running kernel."),
     "convert": ("kmem.cli.convert", "Write a recording as Parquet, Arrow or for Perfetto."),
     "stat": ("kmem.cli.stat", "Who allocates, wastes, leaks and fragments."),

@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kmem.report.section import Section
 
-__all__ = ["on_terminal", "print_json", "print_sections", "print_table"]
+__all__ = ["on_terminal", "print_json", "print_sections", "print_table", "progress_bar"]
 
+
+Progress = Callable[[int, int | None], None]
 
 _NUMBER = re.compile(r"-?[\d,]+(\.\d+)?( ?%)?|-")
 
@@ -96,3 +99,32 @@ def _rich_table(columns: Sequence[str], cells: Sequence[Sequence[str]], right: S
     for row in cells:
         table.add_row(*(Text(text) for text in row))
     Console().print(table)
+
+
+@contextlib.contextmanager
+def progress_bar(trace: str, doing: str = "replaying") -> Iterator[Progress | None]:
+    """Show a progress bar on standard error while a trace is read or replayed, if a person is watching.
+
+    Yields
+    ------
+    callable or None
+        What to call with bytes read, and bytes in all or None; None if nobody is watching.
+    """
+    try:
+        watched = sys.stderr.isatty()
+    except ValueError:
+        watched = False
+    if not watched:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()]
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(doing if trace != "-" else f"{doing} standard input", total=None)
+
+        def told(done: int, whole: int | None) -> None:
+            bar.update(task, completed=done, total=whole)
+
+        yield told

@@ -3,16 +3,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from kmem.cli.app import Command
-from kmem.cli.output import print_json, print_sections
+from kmem.cli.output import print_json, print_sections, progress_bar
 from kmem.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["command", "transform_options", "transform_settings"]
 
 _PROC = ("buddyinfo", "pagetypeinfo", "slabinfo", "zoneinfo")
-
-Progress = Callable[[int, int | None], None]
 
 
 def transform_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -187,12 +183,12 @@ def command(
     if compare:
         from kmem.replay.prepared import prepare
 
-        with _progress(trace, "reading") as progress:
+        with progress_bar(trace, "reading") as progress:
             prepared = prepare(trace, progress=progress, kallsyms=kallsyms)
     options: dict[str, Any] = {"slabinfo": rows, "seed": seed, "kallsyms": kallsyms, "prepared": prepared}
 
     def replayed(each: Variant, **more: Any) -> Replay:
-        with _progress(trace) as progress:
+        with progress_bar(trace) as progress:
             return each.replay(trace, progress=progress, **options, **more)
 
     if compare:
@@ -243,7 +239,7 @@ def _fidelity(trace: str, before: Path, after: Path | None, as_json: bool) -> in
     from kmem.replay.fidelity import measure_fidelity
     from kmem.report.fidelity import fidelity_lines, fidelity_to_dict
 
-    with _progress(trace) as progress:
+    with progress_bar(trace) as progress:
         measured = measure_fidelity(trace, before, after, progress=progress)
     if as_json:
         print_json({"source": trace, "fidelity": fidelity_to_dict(measured)})
@@ -294,26 +290,3 @@ def _report(analysis: Analysis, trace: str, as_json: bool, top: int, lifetimes: 
     from kmem.report.replay import report_replay
 
     print_sections(report_replay(analysis, source=source, top=top))
-
-
-@contextlib.contextmanager
-def _progress(trace: str, doing: str = "replaying") -> Iterator[Progress | None]:
-    """A progress bar on standard error while something takes long, if a person is watching."""
-    try:
-        watched = sys.stderr.isatty()
-    except ValueError:
-        watched = False
-    if not watched:
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()]
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(doing if trace != "-" else f"{doing} standard input", total=None)
-
-        def told(done: int, whole: int | None) -> None:
-            bar.update(task, completed=done, total=whole)
-
-        yield told

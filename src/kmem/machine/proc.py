@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kmem.errors import InputError
-from kmem.machine.views import CacheView, IomemRange, MachineView, NodeView, PagesetView, ZoneView
+from kmem.machine.views import CacheView, IomemRange, MachineView, NodeView, PagesetView, VmallocView, ZoneView
 
 __all__ = [
     "parse_buddyinfo",
@@ -22,6 +22,7 @@ __all__ = [
     "parse_meminfo",
     "parse_pagetypeinfo",
     "parse_slabinfo",
+    "parse_vmallocinfo",
     "parse_zoneinfo",
     "read_proc_folder",
 ]
@@ -296,6 +297,63 @@ def parse_iomem(text: str) -> tuple[IomemRange, ...]:
     if ranges and not any(entry.end for entry in ranges):
         raise InputError("all addresses are 0", line=1, remedy="read /proc/iomem as root")
     return tuple(ranges)
+
+
+_AREA = re.compile(r"0x(\w{1,16}|\(\w{1,20}\))-0x(\w{1,16}|\(\w{1,20}\)) +" + _NUMBER + r"((?: .*)?)")
+#: What stands behind the caller: numbers, and words for what the area is.
+_AREA_NUMBER = re.compile(r"(pages|phys|N\d{1,4})=(\S+)")
+_AREA_KINDS = ("ioremap", "vmalloc", "vmap", "user", "dma-coherent", "sparse")
+_AREA_ALONE = ("vm_map_ram", "unpurged vm_area")
+
+
+def parse_vmallocinfo(text: str) -> tuple[VmallocView, ...]:
+    """Read ``/proc/vmallocinfo``.
+
+    Returns
+    -------
+    tuple of VmallocView
+        In the file's order; none of a kernel that has used nothing of the address space.
+
+    Raises
+    ------
+    InputError
+        A line is not one of this file; the error names the line.
+    """
+    areas = []
+    for line, row in _lines(text):
+        if not row:
+            continue
+        match = _AREA.fullmatch(row.rstrip())
+        if match is None:
+            raise InputError(f"not a line of vmallocinfo: {row[:60]!r}", line=line, remedy="the file may be cut off")
+        start, end = (_address(word) for word in match.group(1, 2))
+        areas.append(VmallocView(start, end, int(match[3]), *_area_words(match[4].strip(), line)))
+    return tuple(areas)
+
+
+def _address(word: str) -> int:
+    """Return an address, 0 where something else is shown in its place."""
+    try:
+        return int(word, 16)
+    except ValueError:
+        return 0
+
+
+def _area_words(text: str, line: int) -> tuple[str, int, str]:
+    """Caller, pages and kind of an area."""
+    if text in _AREA_ALONE:
+        return "", 0, text
+    words = text.split()
+    first = next((i for i, word in enumerate(words) if word in _AREA_KINDS or _AREA_NUMBER.fullmatch(word)), len(words))
+    pages = 0
+    for word in words[first:]:
+        found = _AREA_NUMBER.fullmatch(word)
+        if found is not None and found[1] == "pages":
+            if not found[2].isascii() or not found[2].isdecimal():
+                raise InputError(f"not a number of pages: {word[:60]!r}", line=line)
+            pages = int(found[2])
+    kind = " ".join(word for word in words[first:] if word in _AREA_KINDS)
+    return " ".join(words[:first]), pages, kind
 
 
 def parse_meminfo(text: str) -> dict[str, int]:

@@ -22,7 +22,7 @@ from kmem.machine.records import open_recording
 from kmem.mm.slab_common import CacheGeometry, geometry_from_sizes
 from kmem.mm.slab_config import SlabConfig
 
-__all__ = ["SlabinfoRow", "geometry_from_slabinfo", "parse_slabinfo", "read_slabinfo"]
+__all__ = ["SlabinfoRow", "geometry_from_slabinfo", "parse_slabinfo", "read_slabinfo", "slabinfo_rows"]
 
 _HEADER = re.compile(r"slabinfo - version: (\d+)\.(\d+)\b")
 _ROW = re.compile(
@@ -87,13 +87,41 @@ def parse_slabinfo(text: str, *, file: Path | None = None, page_bytes: int = 409
     InputError
         If it is no slabinfo, or a line is damaged or contradicts itself.
     """
+    rows: dict[str, SlabinfoRow] = {}
+    for row in slabinfo_rows(text, file=file, page_bytes=page_bytes):
+        rows.setdefault(row.name, row)
+    return rows
+
+
+def slabinfo_rows(text: str, *, file: Path | None = None, page_bytes: int = 4096) -> list[SlabinfoRow]:
+    """Parse the text of ``/proc/slabinfo`` line by line: of caches with one name, all are there.
+
+    Parameters
+    ----------
+    text : str
+        The file's content.
+    file : Path, optional
+        Where it came from, for error messages.
+    page_bytes : int
+        Size of a page.
+
+    Returns
+    -------
+    list of SlabinfoRow
+        In the order of the file.
+
+    Raises
+    ------
+    InputError
+        If it is no slabinfo, or a line is damaged or contradicts itself.
+    """
     lines = text.splitlines()
     header = _HEADER.match(lines[0]) if lines else None
     if header is None or header.group(1) != "2":
         raise InputError(
             "not a slabinfo of version 2", file=file, line=1, remedy="take a copy of /proc/slabinfo (as root)"
         )
-    rows: dict[str, SlabinfoRow] = {}
+    rows: list[SlabinfoRow] = []
     for number, line in enumerate(lines[1:], 2):
         if line.startswith("#") or not line.strip():
             continue
@@ -104,7 +132,7 @@ def parse_slabinfo(text: str, *, file: Path | None = None, page_bytes: int = 409
         slabs = [int(word) for word in (match["slabs"] or "0 0").split()]
         row = SlabinfoRow(match["name"], *numbers, *slabs)
         _check(row, file, number, page_bytes)
-        rows.setdefault(row.name, row)
+        rows.append(row)
     if not rows:
         raise InputError("lists no slab caches", file=file, remedy="take a copy of /proc/slabinfo (as root)")
     return rows

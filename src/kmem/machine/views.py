@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from kmem.machine.table import Table
 
-__all__ = ["CacheView", "IomemRange", "MachineView", "NodeView", "PagesetView", "ZoneView"]
+__all__ = ["CacheView", "IomemRange", "MachineView", "NodeView", "PagesetView", "VmallocView", "ZoneView"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +146,32 @@ class IomemRange:
     end: int
     name: str
     depth: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class VmallocView:
+    """One line of ``/proc/vmallocinfo``.
+
+    Parameters
+    ----------
+    start, end : int
+        Virtual addresses, the guard page included; 0 where the kernel hides them.
+    size_bytes : int
+        Size of the area, its guard page included.
+    caller : str
+        Who made it, as in ``kernel_clone+0xbf/0x430``; empty if the line does not say.
+    pages : int
+        Frames that it holds; 0 of those that only map what others hold.
+    kind : str
+        ``"vmalloc"``, ``"vmap"``, ``"ioremap"``, ``"vm_map_ram"``, ``"unpurged vm_area"`` or the like.
+    """
+
+    start: int
+    end: int
+    size_bytes: int
+    caller: str = ""
+    pages: int = 0
+    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,7 @@ _ATOMIC = 0x220  #: __GFP_HIGH, __GFP_ATOMIC
 
 T = TypeVar("T")
 Progress = Callable[[int, int | None], None]
+Gate = Callable[["Replay", npt.NDArray[np.int64]], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +141,9 @@ class Replay:
         got single pages.
     slab_orders : mapping of str to int
         Orders that the slabs of caches shall have.
+    gate : callable or None
+        Asked before each stretch of events, as ``gate(run, times_of_the_next_events)``, how many
+        of them (one at least) may be replayed now. It may wait, look at the machine, and raise.
     """
 
     machine: Machine
@@ -166,6 +170,7 @@ class Replay:
     reserve: Callable[[], bool] | None = None
     nr_reserved: int = 0
     slab_orders: Mapping[str, int] = field(default_factory=dict)
+    gate: Gate | None = None
     _by_name: dict[str, int] = field(default_factory=dict)
     _by_site: dict[tuple[int, int, int], int] = field(default_factory=dict)
     _by_size: dict[tuple[int, int], int] = field(default_factory=dict)
@@ -233,6 +238,8 @@ class Replay:
                 if self.keep_frames and self.engine.nr_events % self._moment_interval == 0:
                     self._take_moment()
             stop = min(len(batch), start + self._interval - self.engine.nr_events % self._interval)
+            if self.gate is not None:
+                stop = min(stop, start + self.gate(self, batch.time_ns[start:stop]))
             self.machine.trace.time_ns = max(0, int(batch.time_ns[start]))
             self.engine.feed(batch, start, stop)
             start = stop
@@ -422,6 +429,7 @@ def replay(
     keep_frames: bool = False,
     prepared: PreparedTrace | None = None,
     observe: Callable[[EventBatch], None] | None = None,
+    gate: Gate | None = None,
     **options: Any,
 ) -> Replay:
     """Replay a trace through a modelled machine.
@@ -459,6 +467,8 @@ def replay(
         The trace, looked through before; its options are used instead of `options`.
     observe : callable, optional
         Called with each batch as it was recorded, before it is replayed.
+    gate : callable, optional
+        Asked before each stretch of events how many may follow; see :class:`Replay`.
     **options
         For :func:`~kmem.trace.reader.open_trace`.
 
@@ -511,6 +521,7 @@ def replay(
                 slabinfo=slabinfo or {},
                 slab_orders=slab_orders or {},
                 keep_frames=keep_frames,
+                gate=gate,
             )
             if transform:
                 run.transformer = Transformer(transform, run)
