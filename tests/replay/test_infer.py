@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from kmem.replay.infer import infer_description, survey
+from kmem.machine.machine import Machine
+from kmem.replay.infer import PAGE_OFFSETS, infer_description, survey
 from kmem.replay.replay import replay
 from kmem.trace import open_trace
 from tests.replay.batches import GFP_SLAB, batch, cache_alloc, kmalloc, page_alloc
@@ -114,3 +115,10 @@ def test_memory_and_cpus_that_are_rarely_used_count() -> None:
     found = survey([batch(rows)])
     assert found.nr_cpus == 4
     assert infer_description(found)[0].memory_bytes > 1 << 30
+
+
+@pytest.mark.parametrize("base", [PAGE_OFFSETS["x86_64"], PAGE_OFFSETS["i386"]])
+def test_a_trace_of_one_low_object_gets_a_machine_that_boots(base: int) -> None:
+    description, _ = infer_description(survey([batch([cache_alloc(base + (16 << 20))])]))
+    with Machine.boot(description) as machine:
+        machine.validate()

@@ -182,7 +182,8 @@ def _callers(areas: tuple[VmallocView, ...]) -> tuple[SiteRow, ...]:
     """Areas put together by who made them and what they are, those with most bytes first."""
     sums: dict[tuple[str, str], list[int]] = {}
     for area in areas:
-        entry = sums.setdefault((area.caller or f"({area.kind or 'unknown'})", area.kind), [0, 0, 0])
+        who = (area.caller, area.kind) if area.caller else (f"({area.kind or 'unknown'})", "")
+        entry = sums.setdefault(who, [0, 0, 0])
         entry[0] += area.size_bytes
         entry[1] += 1
         entry[2] += area.pages
@@ -263,7 +264,7 @@ def _modelled_zones(memmap: MemMap) -> tuple[ZoneRow, ...]:
     for index in map(int, np.flatnonzero(zones["managed"])):
         zone = zones[index]
         boost = int(zone["watermark_boost"])
-        marks = [int(mark) + boost for mark in zone["watermark"][:3]]
+        least, low, high = (int(mark) + boost for mark in zone["watermark"][:3])
         nr_free = tuple(int(count) for count in zone["nr_free"])
         rows.append(
             ZoneRow(
@@ -272,7 +273,9 @@ def _modelled_zones(memmap: MemMap) -> tuple[ZoneRow, ...]:
                 sum(count << order for order, count in enumerate(nr_free)),
                 nr_free,
                 int(zone["managed"]),
-                *marks,
+                least,
+                low,
+                high,
                 int(pcp[index]),
             )
         )

@@ -26,6 +26,7 @@ _PAGE_SHIFT = 12
 _MIB = 1 << 20
 _GIB = 1 << 30
 _USUAL_FRAMES = 1 << 28  #: addresses of 1 TiB of memory are believed without a page event
+_LEAST_RAM = 128 * _MIB  #: a short trace may name low frames only; with much less no kernel boots
 _PIECE_SHIFT = 15  #: frames of 128 MiB, as a power of two
 _PCI_HOLE = (0xC0000, 0x100000)  #: frames of a PC below 4 GiB that are never memory
 
@@ -241,7 +242,7 @@ def infer_description(
         ram = 4 << 30 if arch == "x86_64" else 1 << 30
         assumed.append(f"memory {ram >> 30} GiB: no frame numbers in the trace")
     else:
-        ram = _ram_for(top, arch)
+        ram = max(_ram_for(top, arch), _LEAST_RAM)
         assumed.append(f"memory {ram // _MIB} MiB: highest page frame {top:#x}")
     if found.hashed:
         assumed.append("pointers are hashed: pages of slabs are told by their GFP flags and the order of events")

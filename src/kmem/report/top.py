@@ -294,7 +294,7 @@ class TopApp(App[None]):
         message.update(Text(text))
         message.set_class(bool(text), "shown")
         sites = "Call sites" if self.look.sites_are == CALL_SITES else "vmalloc"
-        self.query_one(TabbedContent).get_tab("sites").label = sites  # type: ignore[assignment]
+        self.query_one(TabbedContent).get_tab("sites").label = sites
         self._fill(view)
 
     @property

@@ -137,8 +137,8 @@ def cache_lines(rows: Sequence[CacheRow], totals: CacheTotals) -> Iterator[str]:
     yield f"{'OBJS':>6} {'ACTIVE':>6} {'USE':>4} {'OBJ SIZE':>8} {'SLABS':>6} {'OBJ/SLAB':>8} {'CACHE SIZE':>10} NAME"
     for row in rows:
         yield (
-            f"{row.num_objs:6d} {row.active_objs:6d} {row.use_percent:3d}% {row.objsize / _KIB:7.2f}K {row.num_slabs:6d}"
-            f" {row.objperslab:8d} {row.cache_bytes // _KIB:9d}K {printable(row.name)}"
+            f"{row.num_objs:6d} {row.active_objs:6d} {row.use_percent:3d}% {row.objsize / _KIB:7.2f}K"
+            f" {row.num_slabs:6d} {row.objperslab:8d} {row.cache_bytes // _KIB:9d}K {printable(row.name)}"
         )
 
 
