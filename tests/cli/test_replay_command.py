@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kmem.cli import main
-from kmem.cli.replay import _progress
+from kmem.cli.output import progress_bar
 from kmem.machine.proc import parse_buddyinfo, parse_slabinfo, parse_zoneinfo
 
 DATA = Path(__file__).parent.parent / "data"
@@ -210,7 +210,7 @@ def test_a_damaged_middle_is_skipped_and_reported(tmp_path: Path, capsys: pytest
 
 
 def test_progress_only_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
-    with _progress("trace") as progress:
+    with progress_bar("trace") as progress:
         assert progress is None
 
     class Terminal(io.StringIO):
@@ -218,7 +218,7 @@ def test_progress_only_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
             return True
 
     monkeypatch.setattr(sys, "stderr", Terminal())
-    with _progress("trace") as progress:
+    with progress_bar("trace") as progress:
         assert progress is not None
         progress(10, 100)
         progress(10, None)
