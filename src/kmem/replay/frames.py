@@ -36,7 +36,7 @@ OWNERS = (
 FIRST_CACHE = 16
 MAX_MOMENTS = 64
 
-_MOST_FRAMES = 1 << 26  # in all pictures of a replay together: of huge machines fewer are taken
+_MOST_FRAMES = 1 << 27  # in all pictures of a replay together: of huge machines fewer are taken
 _FEWEST_MOMENTS = 8
 _NO_TYPE = 255
 _BUDDY, _PCP, _ALLOCATED, _SLAB, _LARGE = (

@@ -14,7 +14,7 @@ const number = value => Math.round(value).toLocaleString("en-US");
 const hex = value => "0x" + value.toString(16);
 
 function bytes(value) {
-  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
   let at = 0;
   while (Math.abs(value) >= 1024 && at < units.length - 1) { value /= 1024; at++; }
   return (at ? value.toFixed(1) : value) + " " + units[at];
@@ -46,14 +46,16 @@ const seconds = ns => (ns - data.first_ns) / 1e9;
 
 function layout(more) {
   const style = getComputedStyle(document.documentElement);
-  const fore = style.getPropertyValue("--fore").trim(), line = style.getPropertyValue("--line").trim();
+  const [fore, line, card] = ["--fore", "--line", "--card"].map(name => style.getPropertyValue(name).trim());
   const axis = { gridcolor: line, zerolinecolor: line, automargin: true };
   return Object.assign({
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: fore, family: "system-ui, sans-serif" }, colorway: PALETTE,
     margin: { l: 55, r: 15, t: 10, b: 45 }, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 }, hovermode: "x unified",
+    hoverlabel: { bgcolor: card, bordercolor: line, font: { color: fore } },
   }, more, { xaxis: Object.assign({}, axis, more.xaxis), yaxis: Object.assign({}, axis, more.yaxis) });
 }
-const plot = (id, traces, more) =>
+// this script stands before Plotly, so that all else is there while that is being read
+const plot = (id, traces, more) => typeof Plotly === "undefined" ? new Promise(() => {}) :
   Plotly.react(id, traces, layout(more), { responsive: true, displaylogo: false, displayModeBar: false });
 
 function freeChart() {
@@ -89,7 +91,7 @@ function freeChart() {
   });
 }
 // both charts over time begin and end with the trace
-const timeAxis = () => ({ title: { text: "seconds of the trace" }, range: [0, Math.max(seconds(data.last_ns), 1e-9)] });
+const timeAxis = () => ({ title: { text: "seconds of the trace" }, range: [-0.006, 1.006].map(part => part * Math.max(seconds(data.last_ns), 1e-9)) });
 // What went wrong and when, on an axis of its own at the bottom of the chart.
 function events() {
   const rows = [];
@@ -289,6 +291,7 @@ function drawMap() {
   canvas.style.height = rows * size + "px";
   const g = canvas.getContext("2d");
   g.scale(ratio, ratio);
+  const starts = map.zones.length > 1 ? map.zones : [];
   const rowFrames = across * per, at = Math.floor(cursor / rowFrames) * rowFrames;
   if (cursor < origin) origin = at;
   if (cursor >= origin + rows * rowFrames) origin = at - (rows - 1) * rowFrames;
@@ -308,6 +311,10 @@ function drawMap() {
     }
     g.fillStyle = TYPE_COLOURS[shown.types[start >> map.pageblock_order]] || "#8c959f";
     g.fillRect(x, y + size - 4, size - 1, 3);
+    if (starts.some(zone => zone.start >= start && zone.start < start + per)) { // a zone begins here
+      g.fillStyle = dark.matches ? "#ffffff" : "#000000";
+      g.fillRect(x - 1, y, 2, size - 1);
+    }
     if (cursor >= start && cursor < start + per) {
       g.strokeStyle = dark.matches ? "#ffffff" : "#000000";
       g.lineWidth = 2;
@@ -367,7 +374,7 @@ function play() {
 let line = 0;
 function drawLine() { // not with each step of the slider: a chart takes longer than the map
   clearTimeout(line);
-  line = setTimeout(() => { const at = momentLine(); if ($("free-chart").layout) Plotly.relayout("free-chart", { shapes: [at] }); }, 80);
+  line = setTimeout(() => { const at = momentLine(); if ($("free-chart").layout && typeof Plotly !== "undefined") Plotly.relayout("free-chart", { shapes: [at] }); }, 80);
 }
 function ownerTable() {
   const counts = new Uint32Array(256);
@@ -429,6 +436,12 @@ function startMap() {
   slider.value = asked ? Number(asked[1]) : map.moments.length - 1;
   slider.addEventListener("input", showMoment);
   $("play").addEventListener("click", play);
+  $("zones").append(...map.zones.map(zone => {
+    const button = element("button", (map.zones.some(each => each.node) ? `node ${zone.node} ` : "") + zone.name);
+    button.type = "button";
+    button.addEventListener("click", () => { cursor = zone.start; origin = Math.min(origin, cursor); drawMap(); });
+    return button;
+  }));
   $("place").addEventListener("input", () => {
     const rowFrames = columns() * 2 ** shift;
     origin = Number($("place").value) * rowFrames;
@@ -539,7 +552,7 @@ function failures() {
     details.append(element("summary", each.reason));
     details.addEventListener("toggle", () => { if (details.children.length === 1) details.append(why(each)); }, { once: true });
     reason.append(details);
-    return cells("td", [element("td", seconds(each.time_ns).toFixed(3) + " s", "n"), asked(each), each.gfp_text, each.call_site || "the trace does not say", reason]);
+    return cells("td", [element("td", seconds(each.time_ns).toFixed(6) + " s", "n"), asked(each), each.gfp_text, each.call_site || "the trace does not say", reason]);
   }));
   body.append(element("h3", list.length > 100 || data.failures > list.length ? "The first 100 of them" : "All of them"), scrolled(table, "Table of failures"));
 }
@@ -552,8 +565,11 @@ function addressSpace() {
   body.append(element("p", "The highest addresses are on top; heights grow with the logarithm of the size. What is in use is filled."));
   let above = null;
   for (const region of regions) {
-    const hole = above !== null ? above - BigInt(region.end) : 0n;
-    if (hole >= 1n << 20n) body.append(element("div", `nothing for ${bytes(Number(hole))}` + (region.name === "user" ? ": the kernel's addresses are above, those of processes below" : ""), "hole"));
+    const hole = above !== null && region !== space.high_memory ? above - BigInt(region.end) : 0n;
+    const gap = hole >= 1n << 20n ? [`nothing for ${bytes(Number(hole))}`] : [];
+    if (region.name === "user") gap.push("above are the kernel's addresses, below those of processes");
+    if (region === space.high_memory) gap.push("physical memory that the kernel has no address for");
+    if (gap.length) body.append(element("div", gap.join("; "), "hole"));
     above = region === space.high_memory ? null : BigInt(region.start);
     const box = element("div", undefined, "region");
     box.style.setProperty("--colour", REGION_COLOURS[region.name] || "#8c959f");
@@ -606,7 +622,9 @@ async function start() {
   failures();
   addressSpace();
   slabDrawing();
+  const read = new Promise(done => document.addEventListener("DOMContentLoaded", done, { once: true }));
   await startMap();
+  await read;
   charts();
   document.body.dataset.ready = "yes";
 }
