@@ -69,6 +69,10 @@ def transform_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "kmem replay --machine before.dump.jsonl.gz --expect after.dump.jsonl.gz trace.txt.gz",
             "from a recorded state, each answer compared with the recorded one",
         ),
+        (
+            "kmem replay --machine t-before/ --expect t-after/ t.trace.dat",
+            "between copies of /proc: free blocks and slabs as they are and as they should be",
+        ),
         ("kmem replay --html out.html trace.txt", "a page for the browser, all in one file"),
         ("perf script | kmem replay --json -", "from a pipe, for programs"),
     ],
@@ -82,7 +86,8 @@ def transform_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--expect",
     type=click.Path(path_type=Path),
-    help="State dump after the trace; --machine gives the one before it. Answers are compared one by one.",
+    help="State dump, or copies of /proc files, after the trace; --machine gives those before it. With dumps, answers "
+    "are compared one by one.",
 )
 @click.option("--ram", metavar="SIZE", help="Memory of a preset or inferred machine, as in 2G.")
 @click.option("--cpus", type=click.IntRange(1), help="CPUs of a preset or inferred machine.")
@@ -149,12 +154,9 @@ def command(
     if as_json and proc:
         raise UsageError("--json and --proc contradict each other", remedy="give one of them")
     dump = machine is not None and ".jsonl" in Path(machine).suffixes
-    if expect is not None and not dump:
-        raise UsageError(
-            "--expect compares with a state dump, and needs the one before it",
-            remedy="give --machine before.dump.jsonl.gz, too",
-        )
-    if machine is not None and dump:
+    if expect is not None:
+        _check_expect(machine, expect, dump)
+    if machine is not None and (dump or expect is not None):
         if ram is not None or cpus is not None or knobs or changes or compare or slabinfo is not None or proc:
             raise UsageError(
                 f"{machine} is a recorded state, which is taken as it is",
@@ -162,7 +164,10 @@ def command(
             )
         if html is not None or save is not None:
             raise UsageError("--html and --save show a replay, not a comparison", remedy="leave them out")
-        return _fidelity(trace, Path(machine), expect, as_json)
+        if dump:
+            return _fidelity(trace, Path(machine), expect, as_json)
+        assert expect is not None
+        return _running(trace, Path(machine), expect, as_json, seed, kallsyms)
     base = _variant(machine, ram, cpus)
     variant = base.with_settings([*knobs, *changes])
     if compare and not (knobs or changes):
@@ -245,6 +250,39 @@ def _fidelity(trace: str, before: Path, after: Path | None, as_json: bool) -> in
         print_json({"source": trace, "fidelity": fidelity_to_dict(measured)})
     else:
         for line in fidelity_lines(measured):
+            click.echo(line)
+    return 0
+
+
+def _check_expect(machine: str | None, expect: Path, dump: bool) -> None:
+    """Refuse an end state that does not go with the machine's."""
+    if dump:
+        if expect.is_dir():
+            raise UsageError(
+                f"{machine} is a state dump, {expect} a folder", remedy="give the state dump that was taken afterwards"
+            )
+        return
+    if machine is None or not Path(machine).is_dir():
+        raise UsageError(
+            "--expect compares with a recorded state, and needs the one before it",
+            remedy="give --machine before.dump.jsonl.gz, or the folder of /proc files taken before, too",
+        )
+    if not expect.is_dir():
+        raise UsageError(
+            f"{machine} is a folder, {expect} is none", remedy="give the folder of /proc files taken afterwards"
+        )
+
+
+def _running(trace: str, before: Path, after: Path, as_json: bool, seed: int, kallsyms: Path | None) -> int:
+    from kmem.replay.running import measure_running
+    from kmem.report.fidelity import fidelity_to_dict, running_lines
+
+    with progress_bar(trace) as progress:
+        measured = measure_running(trace, before, after, seed=seed, progress=progress, kallsyms=kallsyms)
+    if as_json:
+        print_json({"source": trace, "fidelity": fidelity_to_dict(measured)})
+    else:
+        for line in running_lines(measured):
             click.echo(line)
     return 0
 

@@ -390,7 +390,7 @@ def _read(folder: Path, name: str, parse: Callable[[str], _T]) -> _T | None:
     return None
 
 
-def read_proc_folder(folder: Path) -> MachineView:
+def read_proc_folder(folder: Path, *, partial: bool = False) -> MachineView:
     """Read a folder with copies of ``/proc`` files.
 
     Parameters
@@ -398,6 +398,9 @@ def read_proc_folder(folder: Path) -> MachineView:
     folder : Path
         Holds ``zoneinfo``, and any of ``buddyinfo``, ``pagetypeinfo``,
         ``slabinfo``, ``iomem`` and ``meminfo``, also with the suffix ``.txt``.
+    partial : bool
+        Whether ``zoneinfo`` may be missing; zones are then those of ``buddyinfo`` or
+        ``pagetypeinfo``, with nothing but free blocks.
 
     Returns
     -------
@@ -412,11 +415,14 @@ def read_proc_folder(folder: Path) -> MachineView:
     if not folder.is_dir():
         raise InputError("no such folder", file=folder)
     nodes = _read(folder, "zoneinfo", parse_zoneinfo)
-    if nodes is None:
+    if nodes is None and not partial:
         raise InputError("no zoneinfo in this folder", file=folder, remedy="copy /proc/zoneinfo into it")
     types = _read(folder, "pagetypeinfo", parse_pagetypeinfo)
-    buddy = {(zone.node, zone.name): zone.nr_free for zone in _read(folder, "buddyinfo", parse_buddyinfo) or ()}
+    listed = _read(folder, "buddyinfo", parse_buddyinfo) or ()
+    buddy = {(zone.node, zone.name): zone.nr_free for zone in listed}
     typed = {(zone.node, zone.name): zone for zone in types.zones} if types else {}
+    if nodes is None:
+        nodes = _by_node(list(listed)) or (types.nodes if types else ())
 
     def merged(zone: ZoneView) -> ZoneView:
         other = typed.get((zone.node, zone.name))

@@ -21,7 +21,7 @@ from kmem.mm.mmzone import ZONE_NAMES_32, ZONE_NAMES_64, MemMap
 from kmem.mm.page import PAGE_DTYPE
 from kmem.mm.page_alloc import PageAllocator
 
-__all__ = ["StateDump", "load_page_allocator", "open_recording", "read_records"]
+__all__ = ["StateDump", "link_list", "load_page_allocator", "open_recording", "read_records"]
 
 _BUDDY, _PCP, _FREE = 1, 2, 7
 _LRU_FLAG = 1
@@ -248,7 +248,7 @@ def _load_lists(dump: StateDump, memmap: MemMap) -> None:
     for record in dump.of("free"):
         zone_id = memmap.zone_id(record["zone"], record.get("node", 0))
         order, migratetype = int(record["order"]), int(record["mt"])
-        _link(
+        link_list(
             memmap, int(memmap.zones_array[zone_id]["lists"]) + order * 6 + migratetype, record["pfns"], order, _BUDDY
         )
         memmap.zones_array[zone_id]["nr_free"][order] += len(record["pfns"])
@@ -259,7 +259,7 @@ def _load_lists(dump: StateDump, memmap: MemMap) -> None:
             pageset[name] = record[name]
         for pindex, frames in enumerate(record["lists"]):
             order = memmap.pageblock_order if pindex >= 12 else pindex // 3
-            _link(memmap, int(pageset["lists"]) + pindex, frames, order, _PCP)
+            link_list(memmap, int(pageset["lists"]) + pindex, frames, order, _PCP)
             pages["migratetype"][frames] = pindex % 3
     for record in dump.of("pcp_mt"):
         for pfn, migratetype in record["differs"]:
@@ -269,8 +269,14 @@ def _load_lists(dump: StateDump, memmap: MemMap) -> None:
             pages["flags"][start : start + length] |= _LRU_FLAG
 
 
-def _link(memmap: MemMap, head: int, frames: list[int], order: int, kind: int) -> None:
-    """Make `frames` the list at record `head`, in this order."""
+def link_list(memmap: MemMap, head: int, frames: list[int], order: int, kind: int) -> None:
+    """Make `frames`, none of which is in use, the list of blocks at record `head`, in this order.
+
+    Raises
+    ------
+    ValueError
+        If a frame lies outside the machine or is on another list.
+    """
     if not frames:
         return
     pages = memmap.pages_array

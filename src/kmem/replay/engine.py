@@ -243,6 +243,21 @@ def count_free(usage: cython.pointer(Usage), bytes_req: uint64_t, bytes_alloc: u
     return 0
 
 
+@cython.cfunc
+@cython.inline
+@cython.exceptval(-1)
+def count_held(usage: cython.pointer(Usage), size: uint64_t) -> cython.int:
+    """Count what is live without having been asked for in the trace."""
+    usage.live += 1
+    usage.live_req += size
+    usage.live_alloc += size
+    if usage.live > usage.peak:
+        usage.peak = usage.live
+    if usage.live_alloc > usage.peak_alloc:
+        usage.peak_alloc = usage.live_alloc
+    return 0
+
+
 @cython.final
 @cython.cclass
 class ReplayEngine:
@@ -394,6 +409,45 @@ class ReplayEngine:
         for here in range(self.nr_cpus):
             self.allocator.cpu = here
             self.settle(cython.address(self.cpus[here]), True)
+
+    # -- what there was before the trace --------------------------------------
+
+    def adopt_object(self, key: uint64_t, address: uint64_t, cache: uint32_t, size: uint64_t) -> None:
+        """Let a pointer of the trace stand for an object of the model that is in use already.
+
+        Parameters
+        ----------
+        key, address : int
+            Pointer in the trace, and physical address in the model.
+        cache : int
+            The object's cache.
+        size : int
+            Bytes that it takes.
+        """
+        entry: cython.pointer(Entry) = self.objects.find_room(key)
+        if entry.kind >= OBJECT:
+            return
+        self.reserve(0, 0, cache + 1)
+        self.objects.take(entry, key, OBJECT)
+        entry.target = address | cython.cast(uint64_t, self.allocator.cpu) << _CPU_SHIFT
+        entry.bytes_req = size
+        entry.bytes_alloc = size
+        entry.site = 0
+        entry.cache = cache
+        count_held(cython.address(self.sites[0]), size)
+        count_held(cython.address(self.caches[cache]), size)
+
+    def adopt_block(self, key: uint64_t, pfn: uint32_t, order: uint32_t) -> None:
+        """Let a frame of the trace stand for an allocated block of the model."""
+        size: uint64_t = cython.cast(uint64_t, 4096) << order
+        entry: cython.pointer(Entry) = self.take_block(key, PAGES, order)
+        entry.target = cython.cast(uint64_t, pfn) << 12
+        entry.cache = 0
+        count_held(cython.address(self.orders[order * 4]), size)
+
+    def adopt_slab(self, key: uint64_t, order: uint32_t) -> None:
+        """Take frames of the trace for a slab's, for which the model has one of its own."""
+        self.take_block(key, SLAB_PAGES, order)
 
     # -- objects ------------------------------------------------------------
 

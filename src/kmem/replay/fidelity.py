@@ -84,6 +84,8 @@ class Fidelity:
         Each zone's free pages and free blocks by order, modelled and real.
     caches : list of dict
         Each cache's slabs and objects in use, modelled and real.
+    slab_pages : dict of str to int
+        Pages of all slabs, modelled and real; empty if the caches were not compared.
     notes : list of str
     """
 
@@ -98,6 +100,7 @@ class Fidelity:
     bulk_objects: int = 0
     zones: list[dict[str, object]] = field(default_factory=list)
     caches: list[dict[str, object]] = field(default_factory=list)
+    slab_pages: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 

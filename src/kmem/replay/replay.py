@@ -18,7 +18,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +49,7 @@ from kmem.replay.transform import Transform, Transformer
 from kmem.trace.events import EventBatch
 from kmem.trace.reader import TraceReader, TraceStats, open_trace
 
-__all__ = ["Failure", "Replay", "Sample", "replay"]
+__all__ = ["Failure", "Prior", "Replay", "Sample", "readable_twice", "replay"]
 
 MAX_SAMPLES = 512  #: samples of free memory; thinned out when there are more
 _FIRST_INTERVAL = 64
@@ -64,6 +64,19 @@ _ATOMIC = 0x220  #: __GFP_HIGH, __GFP_ATOMIC
 T = TypeVar("T")
 Progress = Callable[[int, int | None], None]
 Gate = Callable[["Replay", npt.NDArray[np.int64]], int]
+
+
+class Prior(Protocol):
+    """What a replay has to know beside the trace; see :mod:`kmem.replay.running`."""
+
+    def begin(self, engine: ReplayEngine) -> None:
+        """Tell the engine what there is already, before the first event."""
+
+    def events_left(self, engine: ReplayEngine) -> int:
+        """How many events may be replayed until :meth:`after_events` has something to do; at least 1."""
+
+    def after_events(self, engine: ReplayEngine) -> None:
+        """Do what happens after these events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +157,8 @@ class Replay:
     gate : callable or None
         Asked before each stretch of events, as ``gate(run, times_of_the_next_events)``, how many
         of them (one at least) may be replayed now. It may wait, look at the machine, and raise.
+    prior : Prior or None
+        What there was before the trace, and what happens without an event.
     """
 
     machine: Machine
@@ -171,6 +186,7 @@ class Replay:
     nr_reserved: int = 0
     slab_orders: Mapping[str, int] = field(default_factory=dict)
     gate: Gate | None = None
+    prior: Prior | None = None
     _by_name: dict[str, int] = field(default_factory=dict)
     _by_site: dict[tuple[int, int, int], int] = field(default_factory=dict)
     _by_size: dict[tuple[int, int], int] = field(default_factory=dict)
@@ -197,6 +213,8 @@ class Replay:
         for index, geometry in machine.slub.geometries.items():
             self._by_name[geometry.name] = index
         self.engine.reserve(1, 1, 1 + max(machine.slub.geometries, default=0))
+        if self.prior is not None:
+            self.prior.begin(self.engine)
         with self._batches() as batches:
             for batch in batches:
                 if observe is not None:
@@ -238,10 +256,14 @@ class Replay:
                 if self.keep_frames and self.engine.nr_events % self._moment_interval == 0:
                     self._take_moment()
             stop = min(len(batch), start + self._interval - self.engine.nr_events % self._interval)
+            if self.prior is not None:
+                stop = min(stop, start + self.prior.events_left(self.engine))
             if self.gate is not None:
                 stop = min(stop, start + self.gate(self, batch.time_ns[start:stop]))
             self.machine.trace.time_ns = max(0, int(batch.time_ns[start]))
             self.engine.feed(batch, start, stop)
+            if self.prior is not None:
+                self.prior.after_events(self.engine)
             start = stop
         self.last_ns = max(self.last_ns, int(batch.time_ns[-1]))
 
@@ -483,7 +505,7 @@ def replay(
     ConfigError
         If no machine can be booted.
     """
-    with _readable_twice(path) as (path, name):
+    with readable_twice(path) as (path, name):
         if name:
             options["name"] = name
         whole = machine is None or bool(transform)
@@ -541,7 +563,7 @@ def _look(path: str, whole: bool, progress: Progress | None, options: dict[str, 
 
 
 @contextlib.contextmanager
-def _readable_twice(path: str) -> Iterator[tuple[str, str]]:
+def readable_twice(path: str) -> Iterator[tuple[str, str]]:
     """A file with the trace, and what messages shall call it if that is not its own name."""
     if path != "-":
         yield path, ""
