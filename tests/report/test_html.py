@@ -444,6 +444,48 @@ def test_browser_takes_hostile_names_as_text(
     assert SITE in shown and "<img/src=x" in shown
 
 
+def test_browser_keeps_long_names_inside(browser: Browser, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Call sites, caches and file names of any length leave a narrow page narrow."""
+    text = gzip.decompress(BOOT.read_bytes()).decode()
+    trace, out = tmp_path / f"{'t' * 120}.txt", tmp_path / "out.html"
+    trace.write_text(
+        text.replace("call_site=alloc_inode+0x59", f"call_site={'f' * 200}+0x59").replace(
+            "call_site=copy_process", f"call_site={'c' * 200}"
+        )
+    )
+    knobs = ["--ram", "96M", "--set", "vm.min_free_kbytes=49000"]
+    assert main(["replay", "--html", str(out), *knobs, str(trace)]) == 0
+    capsys.readouterr()
+    browser.open(out, width=360, height=700)
+    assert browser.errors == []
+    assert browser.value("document.documentElement.scrollWidth") <= 360
+    assert "c" * 200 in text_of(browser, "failure-body")
+
+
+def test_browser_shows_watermarks_of_a_zone(browser: Browser, failing: tuple[dict[str, Any], Path]) -> None:
+    result, path = failing
+    browser.open(path)
+    names = "document.getElementById('free-chart').data.map(each => [each.name, each.y[0]])"
+    assert "min watermark" not in dict(browser.value(names))
+    browser.value("document.getElementById('zone').value = '1'")
+    browser.value("document.getElementById('zone').dispatchEvent(new Event('change'))")
+    shown = dict(browser.value(names))
+    for mark in ("min", "low", "high"):
+        assert shown[f"{mark} watermark"] * 256 == result["zones"][1][mark]
+    assert "refused" in shown
+
+
+def test_browser_goes_to_the_moment_of_a_failure(browser: Browser, failing: tuple[dict[str, Any], Path]) -> None:
+    result, path = failing
+    browser.open(path)
+    last = len(result["page"]["map"]["moments"]) - 1
+    assert browser.value("document.getElementById('frames').dataset.moment") == str(last)
+    browser.value("document.querySelector('#failure-body > .scroll a').click()")
+    first = result["failure_list"][0]["time_ns"]
+    times = [abs(moment["time_ns"] - first) for moment in result["page"]["map"]["moments"]]
+    browser.wait(f"document.getElementById('frames').dataset.moment === '{times.index(min(times))}'")
+
+
 def test_browser_shows_a_result_without_a_film(browser: Browser, result: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     path.write_bytes(page({key: value for key, value in result.items() if key != "page"}))

@@ -79,6 +79,10 @@ function freeChart() {
   }));
   const slab = samples.slab_pages.map(pages => pages / 256);
   if (chosen === "all") traces.push({ x, y: slab, name: "slabs", mode: "lines", line: { width: 2, dash: "dot", color: "#cf222e" }, hovertemplate: "%{y:.1f} MiB" });
+  else for (const [name, dash] of [["min", "solid"], ["low", "dash"], ["high", "dot"]]) {
+    const mark = data.zones[Number(chosen)][name] / 256;
+    traces.push({ x: [x[0], x[x.length - 1]], y: [mark, mark], name: name + " watermark", mode: "lines", line: { width: 1.5, dash, color: "#6e7781" }, hovertemplate: "%{y:.1f} MiB" });
+  }
   traces.push(...events());
   const more = {
     shapes: [momentLine()], xaxis: timeAxis(), yaxis: { title: { text: "MiB" }, rangemode: "tozero" },
@@ -142,7 +146,7 @@ function bars(id, rows, traces, title) {
   $(id).style.height = Math.max(12, rows.length * 1.5 + 6) + "rem";
   const y = rows.map(row => label(short(row.name || "(unnamed)", 40)));
   const full = rows.map(row => label(row.name || "(unnamed)"));
-  plot(id, traces.map(each => Object.assign({
+  return plot(id, traces.map(each => Object.assign({
     type: "bar", orientation: "h", y: y.map((name, i) => i), customdata: full,
     hovertemplate: "%{customdata}<br>" + each.name + ": %{text}<extra></extra>", textposition: "none",
   }, each)), { barmode: "stack", hovermode: "closest",
@@ -194,12 +198,23 @@ function startLives() {
   for (const row of some) option($("life-site"), "=" + row.name, `${row.name || "(unnamed)"} (${number(row.freed + row.live)})`);
   $("life-site").addEventListener("change", lifeChart);
 }
+let shownSites = [];
 function siteChart() {
   const [title, value, show] = SITE_KEYS[$("site-key").value];
   const rows = data.call_sites.slice().sort((a, b) => value(b) - value(a)).slice(0, 20).filter(row => value(row) > 0);
   const scale = show === duration ? 1e-9 : show === bytes ? 1 / 1024 : 1;
+  shownSites = rows;
   bars("site-chart", rows, [{ x: rows.map(row => value(row) * scale), text: rows.map(row => show(value(row))), name: title, marker: { color: "#2f81f7" } }],
-    title + (show === duration ? ", seconds" : show === bytes ? ", KiB" : ""));
+    title + (show === duration ? ", seconds" : show === bytes ? ", KiB" : "")).then(chart => {
+    if (chart.dataset.listens) return;
+    chart.dataset.listens = "yes";
+    chart.on("plotly_click", event => {
+      const name = "=" + shownSites[event.points[0].pointIndex].name;
+      if (![...$("life-site").options].some(each => each.value === name)) return;
+      $("life-site").value = name;
+      lifeChart();
+    });
+  });
   const table = $("site-table"), head = element("tr"), keys = Object.keys(SITE_KEYS);
   head.append(element("th", "Call site"), ...keys.map(key => {
     const made = element("th", SITE_KEYS[key][0], "n");
@@ -552,7 +567,15 @@ function failures() {
     details.append(element("summary", each.reason));
     details.addEventListener("toggle", () => { if (details.children.length === 1) details.append(why(each)); }, { once: true });
     reason.append(details);
-    return cells("td", [element("td", seconds(each.time_ns).toFixed(6) + " s", "n"), asked(each), each.gfp_text, each.call_site || "the trace does not say", reason]);
+    const time = element("td", undefined, "n"), when = seconds(each.time_ns), text = when.toFixed(6) + " s";
+    if (map) {
+      const link = element("a", text);
+      link.href = "#map";
+      link.title = "the map at this moment";
+      link.addEventListener("click", () => goTo(nearestMoment(when)));
+      time.append(link);
+    } else time.append(text);
+    return cells("td", [time, asked(each), each.gfp_text, each.call_site || "the trace does not say", reason]);
   }));
   body.append(element("h3", list.length > 100 || data.failures > list.length ? "The first 100 of them" : "All of them"), scrolled(table, "Table of failures"));
 }
