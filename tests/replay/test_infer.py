@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gzip
+import pickle
 import re
 from pathlib import Path
 
@@ -108,6 +109,24 @@ def test_a_few_damaged_numbers_do_not_make_the_machine_larger() -> None:
     description, assumed = infer_description(found)
     assert (description.cpus, description.memory_bytes) == (2, sound.memory_bytes)
     assert any("damage" in line for line in assumed)
+
+
+def test_a_survey_can_be_sent_to_another_process() -> None:
+    rows = [page_alloc(0x500 + 8 * i, 1, GFP_SLAB, cpu=i % 3) for i in range(50)]
+    rows += [cache_alloc(KASLR_BASE + 4096 * i) for i in range(50)]
+    found = survey([batch(rows)])
+    copy = pickle.loads(pickle.dumps(found))
+    for name in ("events", "first_ns", "last_ns", "cpus", "max_pfn", "frames", "mapped", "pointers", "cache_names"):
+        assert getattr(copy, name) == getattr(found, name), name
+    assert (copy.hashed, copy.kaslr, copy.page_offset, copy.wide) == (
+        found.hashed,
+        found.kaslr,
+        found.page_offset,
+        found.wide,
+    )
+    assert infer_description(copy) == infer_description(found)
+    copy.add(batch(rows))
+    assert copy.events == 2 * found.events == 200
 
 
 def test_memory_and_cpus_that_are_rarely_used_count() -> None:

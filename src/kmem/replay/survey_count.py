@@ -140,6 +140,22 @@ class SurveyCounter:
     def __dealloc__(self):
         free(self.lessons)
 
+    def __reduce__(self):
+        """Pickle what has been counted; which requests are known is forgotten, and told again."""
+        numbers = (self.events, self.first_ns, self.last_ns, self.max_pfn, self.pointers, self.aligned)
+        numbers += (self.wide, self.kernel_32, self.kernel_64, self.max_low, self.named_allocations)
+        found = tuple(tally.found for tally in (self.frames, self.mapped, self.bases))
+        return restored, (numbers, self.cpus(), found)
+
+    def restore(self, numbers, cpus, found) -> None:
+        """Take over what was pickled."""
+        self.events, self.first_ns, self.last_ns, self.max_pfn, self.pointers, self.aligned = numbers[:6]
+        self.wide, self.kernel_32, self.kernel_64, self.max_low, self.named_allocations = numbers[6:]
+        for cpu, (count, _) in cpus.items():
+            self.by_cpu[cpu] = count
+        for tally, counts in zip((self.frames, self.mapped, self.bases), found, strict=True):
+            tally.found.update(counts)
+
     def cpus(self) -> dict:
         """Return how many events each CPU has, and its number, by its number."""
         counts = np.asarray(self.by_cpu)
@@ -307,6 +323,13 @@ class SurveyCounter:
                 lessons[at] = old[i]
         free(old)
         return 0
+
+
+def restored(numbers, cpus, found):
+    """Unpickle a counter."""
+    counter = SurveyCounter()
+    counter.restore(numbers, cpus, found)
+    return counter
 
 
 @cython.cfunc
