@@ -332,6 +332,8 @@ def test_pausing_and_stepping() -> None:
         assert source.paused
         source.step(3000)  # more than is replayed at a time
         wait_for(lambda: state(source) == ("paused", 3020))
+        assert source.latest.clock is not None
+        assert source.latest.clock.done == pytest.approx(3020 / 5066)
         source.pause(False)
         assert source.join(120)
         assert state(source)[0] == "ended"

@@ -96,7 +96,7 @@ def test_every_key_of_slabtop_sorts() -> None:
         for key in CACHE_KEYS:
             await pilot.press(key)
             await pilot.pause()
-            assert column(app) == [row.name[:31] for row in sort_caches(look.caches, key)], key
+            assert column(app) == [row.name for row in sort_caches(look.caches, key)], key
             assert f"sorted by {CACHE_KEYS[key].title}" in text(app, "#head")
             assert sum("▼" in each or "▲" in each for each in headings(app)) == 1
 
@@ -266,7 +266,7 @@ def test_a_narrow_terminal_keeps_the_names() -> None:
         await pilot.pause(0.5)
         assert first in screen(app)  # while the figures move
         assert "PAGES/SLAB" in screen(app)
-        assert "ACTIVE SLABS" not in screen(app) or table(app).scroll_x > 0
+        assert "OBJS" not in screen(app)
 
     play(TopApp(ProcSource(PROC)), script, size=(60, 24))
 

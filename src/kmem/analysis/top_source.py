@@ -345,6 +345,7 @@ class ReplaySource:
         self._speed = speed
         self._anchor: tuple[float, int] | None = None  # seconds of the clock, and the time of the trace then
         self._due_s = 0.0
+        self._two_passes = variant.machine is None or bool(variant.transform)
         self._done: float | None = None
 
     # What the screen asks, in its own thread
@@ -418,6 +419,8 @@ class ReplaySource:
 
     def _progress(self, done: int, whole: int | None) -> None:
         self._done = min(1.0, done / whole) if whole else None
+        if self._done is not None and self._two_passes:  # of which this is the first or the second half
+            self._done = min(1.0, 2 * self._done) if self.run is None else max(0.0, 2 * self._done - 1)
         if self._stopped:
             raise _Stopped
         if self.run is None:
@@ -478,6 +481,8 @@ class ReplaySource:
         """Take a look, and decide when the next one is due."""
         begun_s = time.monotonic()
         engine = run.engine
+        if self._two_passes and not self.variant.transform and run.survey.events and state != "ended":
+            self._done = min(1.0, engine.nr_events / run.survey.events)  # the file is read further than that
         clock = TraceClock(
             state,
             engine.nr_events,

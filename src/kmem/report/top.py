@@ -90,9 +90,9 @@ _CACHE_COLUMNS: tuple[Column, ...] = (
     Column("OBJ SIZE", "s", lambda row: _number(row.objsize)),
     Column("CACHE SIZE", "c", lambda row: _size(row.cache_bytes)),
     Column("SLABS", "l", lambda row: _number(row.num_slabs)),
-    Column("ACTIVE SLABS", "v", lambda row: _number(row.active_slabs)),
     Column("OBJ/SLAB", "b", lambda row: _number(row.objperslab)),
     Column("PAGES/SLAB", "p", lambda row: _number(row.pagesperslab)),
+    Column("ACTIVE SLABS", "v", lambda row: _number(row.active_slabs)),
 )
 _CALL_SITE_COLUMNS: tuple[Column, ...] = (
     Column("BYTES", "c", lambda row: _number(row.bytes)),
@@ -212,6 +212,7 @@ class TopApp(App[None]):
         self._raw: Look | None = None  # as the source gave it
         self._shown: dict[str, list[list[Text]]] = {view: [] for view in VIEWS}
         self._layout: dict[str, object] = {}
+        self._widths: dict[str, int] = {}
         self._reading = False
 
     # Building
@@ -303,18 +304,24 @@ class TopApp(App[None]):
         return self.query_one(TabbedContent).active or self.first_view
 
     def _head(self, look: Look) -> Iterator[str]:
-        state = f": {clock_text(look.clock)}" if look.clock is not None else f", every {self.delay_s:g} s"
-        yield f"{printable(look.source)}{state}"
+        yield printable(look.source) + ("" if look.clock is not None else f", every {self.delay_s:g} s")
+        if look.clock is not None:
+            yield from _flow(clock_text(look.clock).split(", "), self.size.width - 2)
         t = total(look.caches)
         use = f" ({100 * t.active_objs / t.num_objs:.1f}%)" if t.num_objs else ""
-        yield (
-            f"objects {t.active_objs:,} of {t.num_objs:,}{use}   slabs {t.num_slabs:,}   "
-            f"caches {t.active_caches:,} of {t.num_caches:,}"
-        )
-        free = sum(zone.free for zone in look.zones)
-        yield (
-            f"object bytes {_size(t.active_bytes)} of {_size(t.num_bytes)}   "
-            f"pages free {free:,}   sorted by {self._sorted_by()}"
+        parts = [
+            f"objects {t.active_objs:,} of {t.num_objs:,}{use}",
+            f"slabs {t.num_slabs:,}",
+            f"caches {t.active_caches:,} of {t.num_caches:,}",
+            f"bytes {_size(t.active_bytes)} of {_size(t.num_bytes)}",
+        ]
+        yield from _flow(
+            [
+                *(parts if look.caches else ()),
+                f"free pages {sum(zone.free for zone in look.zones):,}",
+                f"sorted by {self._sorted_by()}",
+            ],
+            self.size.width - 2,
         )
 
     def _sorted_by(self) -> str:
@@ -347,28 +354,33 @@ class TopApp(App[None]):
             return sort_sites(look.sites, self.keys[view])[:_MOST_ROWS]
         return look.zones
 
-    def _name_width(self, view: str) -> int:
-        """Columns for names: they stay in view while the others scroll."""
-        if view == "zones":
-            return 16
-        return 22 if self.size.width < _NARROW else 32 if view == "caches" else 44
+    def _name_width(self, view: str, names: Sequence[Text]) -> int:
+        """Columns for names, which stay in view while the others scroll: as many as needed, up to a limit."""
+        most = 22 if self.size.width < _NARROW else 48
+        before = self._widths.get(view, 0)
+        width = min(most, max([before, 10, *(name.cell_len for name in names)]))
+        self._widths[view] = width
+        return width
 
     def _fill(self, view: str) -> None:
         """Write the cells of a table that have changed; build it anew if its columns have."""
         assert self.look is not None
         table: DataTable[Text] = self.query_one(f"#{view}-table", DataTable)
-        columns, width, key = self._columns(self.look, view), self._name_width(view), self.keys.get(view, "")
+        data = self._rows(self.look, view)
+        names = [_name(row) for row in data]
+        columns, width, key = self._columns(self.look, view), self._name_width(view, names), self.keys.get(view, "")
         layout = ([column.title for column in columns], width, key)
         if self._layout.get(view) != layout:
             self._layout[view], self._shown[view] = layout, []
             table.clear(columns=True)
-            name = "CALL SITE" if view == "sites" and self.look.sites_are == CALL_SITES else _NAMES[view]
-            table.add_column(_heading(name, "▲" if key == "n" else "", "left"), width=width)
+            title = "CALL SITE" if view == "sites" and self.look.sites_are == CALL_SITES else _NAMES[view]
+            table.add_column(_heading(title, "▲" if key == "n" else "", "left"), width=width)
             for column in columns:
                 table.add_column(_heading(column.title, "▼" if key and column.key == key else "", "right"))
         before, rows = self._shown[view], []
-        for number, row in enumerate(self._rows(self.look, view)):
-            cells = [_name(row, width), *(column.cell(row) for column in columns)]
+        for number, (row, name) in enumerate(zip(data, names, strict=True)):
+            name.truncate(width, overflow="ellipsis")
+            cells = [name, *(column.cell(row) for column in columns)]
             rows.append(cells)
             if number >= len(before):
                 table.add_row(*cells)
@@ -473,11 +485,21 @@ class TopApp(App[None]):
         self.exit(return_code=130)
 
 
-def _name(row: CacheRow | ZoneRow | SiteRow, width: int) -> Text:
-    name = f"{row.node} {row.name}" if isinstance(row, ZoneRow) else row.name
-    text = Text(printable(name), no_wrap=True)
-    text.truncate(width, overflow="ellipsis")
-    return text
+def _name(row: CacheRow | ZoneRow | SiteRow) -> Text:
+    return Text(printable(f"{row.node} {row.name}" if isinstance(row, ZoneRow) else row.name), no_wrap=True)
+
+
+def _flow(parts: Sequence[str], width: int) -> Iterator[str]:
+    """Put parts on lines of this width, none of them broken."""
+    line = ""
+    for part in parts:
+        longer = f"{line}   {part}" if line else part
+        if line and len(longer) > width:
+            yield line
+            longer = part
+        line = longer
+    if line:
+        yield line
 
 
 def _heading(title: str, mark: str, justify: Literal["left", "right"]) -> Text:
