@@ -39,7 +39,7 @@ __all__ = ["ProcSource", "ReplaySource", "look_at_replay"]
 _T = TypeVar("_T")
 
 _MAX_BYTES = 1 << 28
-_STRETCH = 8192  #: events between two questions whether the replay may go on: some milliseconds
+_STRETCH = 8192  #: events between two questions whether the replay may go on: a few milliseconds
 _BATCH = 16384  #: events read at a time, for the same reason
 _SHARE = 4  #: looks take no more than a fifth of the time
 _HIDDEN = "this kernel, or the container that this runs in, does not show it"
@@ -345,6 +345,7 @@ class ReplaySource:
         self._speed = speed
         self._anchor: tuple[float, int] | None = None  # seconds of the clock, and the time of the trace then
         self._due_s = 0.0
+        self._way_until_s = 0.0
         self._two_passes = variant.machine is None or bool(variant.transform)
         self._done: float | None = None
 
@@ -405,6 +406,10 @@ class ReplaySource:
             self._wanted = True
             self._changed.notify_all()
 
+    def give_way(self, seconds: float) -> None:
+        """Leave the processor to the screen for so long: it draws in many small steps, each of which would wait."""
+        self._way_until_s = time.monotonic() + seconds
+
     # What happens in the thread that replays
 
     def _replay(self) -> None:
@@ -423,6 +428,7 @@ class ReplaySource:
             self._done = min(1.0, 2 * self._done) if self.run is None else max(0.0, 2 * self._done - 1)
         if self._stopped:
             raise _Stopped
+        time.sleep(max(0.0, self._way_until_s - time.monotonic()))
         if self.run is None:
             self.latest = Look(
                 self.trace, sites_are=CALL_SITES, clock=TraceClock("reading", done=self._done, speed=self._speed)
@@ -450,6 +456,8 @@ class ReplaySource:
                     self._take(run, "paused" if self._paused else "replaying")
                 if waits:
                     self._changed.wait()
+                elif now_s < self._way_until_s:
+                    self._changed.wait(self._way_until_s - now_s)
                 elif self._paused:
                     return min(self._until - here, _STRETCH)
                 elif self._speed is None:

@@ -20,7 +20,7 @@ from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.coordinate import Coordinate
 from textual.css.query import NoMatches
-from textual.events import Resize
+from textual.events import Event, InputEvent, Resize
 from textual.widgets import DataTable, Footer, HelpPanel, Static, TabbedContent, TabPane
 
 from kmem.analysis.top import (
@@ -45,6 +45,7 @@ __all__ = ["Column", "TopApp"]
 
 _MOST_ROWS = 500  #: rows of a table; nobody reads further down, and each costs time
 _POLL_S = 0.1  #: how soon a look of a replay is on the screen
+_WAY_S = 0.1  #: how long a replay waits for the screen after a key
 _NARROW = 80
 _FASTEST = 1 << 20
 _KIB = 1024
@@ -248,6 +249,12 @@ class TopApp(App[None]):
         if isinstance(self.source, ReplaySource):
             self.source.stop()
 
+    async def on_event(self, event: Event) -> None:
+        """Have a replay wait for a moment when something is pressed, moved or resized."""
+        if isinstance(self.source, ReplaySource) and isinstance(event, InputEvent | Resize):
+            self.source.give_way(_WAY_S)
+        await super().on_event(event)
+
     # Looks
 
     def _poll(self) -> None:
@@ -256,6 +263,7 @@ class TopApp(App[None]):
         if self.source.error is not None:
             self._fail(self.source.error)
         elif self.source.latest is not self._raw:
+            self.source.give_way(_WAY_S / 2)
             self._take(self.source.latest)
 
     def _read(self) -> None:
