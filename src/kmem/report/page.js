@@ -143,6 +143,13 @@ function fallbackChart() {
     yaxis: { title: { text: "fallbacks" }, rangemode: "tozero", tickformat: ",d", nticks: Math.min(6, 1 + Math.max(...bins.map(bin => bin.count))) } });
 }
 function bars(id, rows, traces, title) {
+  if (!rows.length) {
+    if ($(id).layout) Plotly.purge(id);
+    $(id).textContent = "There is nothing to show.";
+    $(id).style.height = "auto";
+    return new Promise(() => {});
+  }
+  if (!$(id).layout) $(id).textContent = "";
   $(id).style.height = Math.max(12, rows.length * 1.5 + 6) + "rem";
   const y = rows.map(row => label(short(row.name || "(unnamed)", 40)));
   const full = rows.map(row => label(row.name || "(unnamed)"));
@@ -192,7 +199,10 @@ function lifeChart() {
     + `; ${number(total("live"))} live at the end` + (one && one.live ? `, for ${duration(one.age_median_ns)} (median), ${duration(one.age_mean_ns)} (mean), ${duration(one.oldest_ns)} at most.` : ".");
 }
 function startLives() {
-  if (!lives.size) { $("life-body").replaceChildren(element("p", "The result does not say how long objects live.")); return; }
+  if (!lives.size) {
+    $("life-body").replaceChildren(element("p", data.call_sites.length ? "The result does not say how long objects live." : "No object was allocated or freed."));
+    return;
+  }
   const some = [...lives.values()].sort((a, b) => b.freed + b.live - a.freed - a.live).slice(0, 200);
   option($("life-site"), "all", "all call sites");
   for (const row of some) option($("life-site"), "=" + row.name, `${row.name || "(unnamed)"} (${number(row.freed + row.live)})`);
@@ -236,7 +246,7 @@ function siteChart() {
 
 function slabDrawing() {
   const cache = (extra.slabs || [])[Number($("cache").value)];
-  if (!cache) { $("cache-text").textContent = "The result has no slabs to draw."; return; }
+  if (!cache) { $("cache-text").textContent = extra.slabs ? "There are no slabs." : "The result has no slabs to draw."; return; }
   $("cache-text").textContent = `${cache.name}: ${plural(cache.slabs, "slab")} of ${4 << cache.order} KiB, objects of ${number(cache.size_bytes)} bytes`
     + (cache.shown.length < cache.slabs ? `; the first ${cache.shown.length} are drawn.` : ".") + " Filled: in use. Dashed: kept by a CPU.";
   $("slab-drawing").replaceChildren(...cache.shown.map(slab => {
@@ -534,7 +544,7 @@ function why(each) {
   table.append(cells("th", ["Zone", "Verdict", "Compared, in pages", "Free blocks by order"]), ...zones.map(zone => {
     const place = element("td");
     place.append(blocks(zone, each.order));
-    const line = cells("td", [(zone.node ? `node ${zone.node} ` : "") + zone.name, VERDICTS[zone.verdict] || zone.verdict,
+    const line = cells("td", [(zones.some(other => other.node) ? `node ${zone.node} ` : "") + zone.name, VERDICTS[zone.verdict] || zone.verdict,
       zone.eligible ? comparison(zone) : `${number(zone.free)} free`, place]);
     line.className = zone.verdict;
     return line;
