@@ -129,6 +129,18 @@ def evil_trace(path: Path) -> Path:
     return path
 
 
+def test_many_failures_do_not_make_the_page_large(result: dict[str, Any]) -> None:
+    zone = {"node": 0, "name": "DMA32", "eligible": True, "verdict": "below-watermark", "free": 1, "unusable": 0}
+    zone |= {"watermark": 7, "lowmem_reserve": 0, "nr_free": [1] * 11}
+    one = {"event": "kmalloc", "size_bytes": 8, "order": 0, "cache": "", "reason": "below-watermark"}
+    failed = [{"time_ns": i, **one, "zones": [zone] * 10, "explanation": ["Because."]} for i in range(1000)]
+    text = page({**result, "failures": 5000, "failure_list": failed}).decode()
+    shown = block(text)["failure_list"]
+    assert shown[:100] == failed[:100]
+    assert len(shown) <= 300 and shown[-1]["time_ns"] > 980 and "zones" not in shown[-1]
+    assert len(text) < len(page(result)) + 400_000
+
+
 def test_texts_of_a_trace_are_no_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trace, out = evil_trace(tmp_path / "evil.txt"), tmp_path / "out.html"
     assert main(["replay", "--html", str(out), str(trace)]) == 0

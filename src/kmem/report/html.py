@@ -21,6 +21,10 @@ from kmem.errors import NotSupportedError
 
 __all__ = ["page", "require_plotly"]
 
+_EXPLAINED = 100  #: failures that the page lists
+_MARKED = 300  #: and those that it marks on the chart of free memory
+_MARK_KEYS = ("time_ns", "event", "size_bytes", "order", "cache", "reason")
+
 #: Characters that could end a script element, or a line of one.
 _UNSAFE = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 
@@ -62,7 +66,7 @@ def page(result: dict[str, Any]) -> bytes:
         "title": escape(f"kmem replay: {result['trace']}"),
         "hashes": " ".join(_hash(each) for each in (plotly, script)),
         "style": (files / "page.css").read_text("utf-8"),
-        "data": _data(result),
+        "data": _data(_shown(result)),
         "plotly": plotly,
         "script": script,
     }
@@ -73,6 +77,15 @@ def page(result: dict[str, Any]) -> bytes:
 
 def _hash(script: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+def _shown(result: dict[str, Any]) -> dict[str, Any]:
+    """The result without what the page does not show: failures beyond the first ones but for marks on the chart."""
+    failures = result.get("failure_list", [])
+    rest = failures[_EXPLAINED:]
+    step = -(-len(rest) // (_MARKED - _EXPLAINED)) or 1
+    marks = [{key: each[key] for key in _MARK_KEYS if key in each} for each in rest[::step]]
+    return {**result, "failure_list": failures[:_EXPLAINED] + marks}
 
 
 def _data(result: dict[str, Any]) -> str:

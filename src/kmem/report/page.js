@@ -109,11 +109,10 @@ function events() {
     marker: { symbol, color: colour, size: 9, line: { color: colour, width: 1.5 } }, hovertemplate: "%{text}",
   });
   if (bins.size) rows.push(mark("fallbacks", "line-ns-open", "#e16f24", 0.02, [...bins.keys()].map(seconds), [...bins.values()].map(each => label(each.join(", ")))));
-  const list = thin(data.failure_list || [], 300);
+  const list = data.failure_list || [];
   if (list.length) rows.push(mark("refused", "x-thin-open", "#cf222e", 0.06, list.map(each => seconds(each.time_ns)), list.map(each => label(`${asked(each)}: ${each.reason}`))));
   return rows;
 }
-const thin = (list, most) => list.length <= most ? list : list.filter((_, i) => i % Math.ceil(list.length / most) === 0);
 const asked = each => each.event === "mm_page_alloc" ? `pages of order ${each.order}` : `${number(each.size_bytes)} bytes` + (each.cache ? ` of ${each.cache}` : "");
 const momentLine = () => {
   const x = map && shown ? seconds(map.moments[shown.at].time_ns) : 0;
@@ -587,7 +586,7 @@ function failures() {
     } else time.append(text);
     return cells("td", [time, asked(each), each.gfp_text, each.call_site || "the trace does not say", reason]);
   }));
-  body.append(element("h3", list.length > 100 || data.failures > list.length ? "The first 100 of them" : "All of them"), scrolled(table, "Table of failures"));
+  body.append(element("h3", data.failures > 100 ? "The first 100 of them" : "All of them"), scrolled(table, "Table of failures"));
 }
 const REGION_COLOURS = { user: "#1b9aaa", lowmem: "#2da44e", "direct map": "#2da44e", vmalloc: "#e0b400", modules: "#e0b400", kernel: "#8250df", pkmap: "#e16f24", fixmap: "#e16f24", "high memory": "#bf4b8a" };
 function addressSpace() {

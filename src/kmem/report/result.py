@@ -35,11 +35,11 @@ from kmem.report.replay_json import replay_to_dict
 
 __all__ = ["read_result", "replay_result", "write_whole"]
 
-_MOST_MOMENT_BYTES = 6 << 20  # of all moments, packed and in base64
+_MOST_MOMENT_BYTES = 5 << 20  # of all moments, packed and in base64
 _MOST_CACHES = 32
 _MOST_SLABS = 48
 _MOST_OBJECTS = 4096  # drawn of a cache
-_MOST_SITES = 200  # by each of the measures
+_MOST_SITES = 100  # by each of the measures
 _SITE_KEYS = ("peak_alloc", "bytes_alloc", "live_alloc", "slack_bytes", "allocs", "cross_cpu_frees")
 _LIFE_KEYS = ("mean_ns", "median_ns", "max_ns", "oldest_ns", "age_mean_ns")
 _MOST_BINS = 256
@@ -240,7 +240,12 @@ def read_result(path: Path) -> dict[str, Any]:
     except orjson.JSONDecodeError as error:
         raise InputError(f"is not JSON: {error}", file=path, remedy="give what kmem replay --save wrote") from None
     needed = {"trace": str, "machine": dict, "call_sites": list, "caches": list, "zones": list, "samples": dict}
-    if not isinstance(value, dict) or any(not isinstance(value.get(key), kind) for key, kind in needed.items()):
+    lists = ("failure_list", "failures_by_reason", "lifetimes")
+    if (
+        not isinstance(value, dict)
+        or any(not isinstance(value.get(key), kind) for key, kind in needed.items())
+        or any(not isinstance(value.get(key, []), list) for key in lists)
+    ):
         raise InputError("is not the result of a replay", file=path, remedy="give what kmem replay --save wrote")
     return value
 
