@@ -9,12 +9,17 @@ included, with one worker and with two in turns.  Without a TRACE, two of
 time and CPU time of program and workers together, how many cores the rest of
 the machine took meanwhile, and at the end medians and the ratio.  A sweep of
 two cells of a small trace, in turns with the others, tells how long start and
-end alone take.
+end alone take.  What the machine allows is told by the same replays in plain
+processes, without a cluster: one process for all traces, and one for each
+half of them at the same time.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
+import gc
 import dataclasses
 import gzip
 import os
@@ -32,6 +37,7 @@ SMALL = ROOT / "tests" / "data" / "boot.trace.txt.gz"
 #: 24 settings.
 GRID = ("vm.min_free_kbytes=4096,16384,65536", "slub_max_order=0,1,2,3", "vm.watermark_scale_factor=10,100")
 FEW = ("slub_max_order=0,3",)
+_PR_SET_CHILD_SUBREAPER = 36
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -93,7 +99,38 @@ def run(traces: list[Path], grid: tuple[str, ...], workers: int) -> Run:
     if process.returncode:
         raise SystemExit(f"the sweep ended with {process.returncode}")
     cpu = usage.ru_utime + usage.ru_stime
+    with contextlib.suppress(ChildProcessError):  # its helpers end after it, and become ours
+        while True:
+            usage = os.wait4(-1, 0)[2]
+            cpu += usage.ru_utime + usage.ru_stime
     return Run(wall, cpu, max(0.0, _busy() - busy - cpu) / wall)
+
+
+def plain(traces: list[Path], processes: int) -> float:
+    """Seconds that so many processes take which share the traces, and know nothing of each other."""
+    environ = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    start = time.monotonic()
+    each = [
+        subprocess.Popen([sys.executable, __file__, "--plain", *map(str, traces[n::processes])], env=environ)
+        for n in range(processes)
+    ]
+    if any([process.wait() for process in each]):
+        raise SystemExit("a replay failed")
+    return time.monotonic() - start
+
+
+def replay_all(traces: list[Path]) -> None:
+    """Replay all cells here, one after the other."""
+    from kmem.analysis.sweep import make_grid, prepare_trace, run_cell
+    from kmem.replay.variant import Variant
+
+    gc.collect()
+    gc.freeze()
+    for trace in traces:
+        prepared = prepare_trace(str(trace))
+        for cell in make_grid([str(trace)], GRID, base=Variant(ram="4G"))[1]:
+            if run_cell(cell, prepared)["error"]:
+                raise SystemExit("a cell failed")
 
 
 def main() -> None:
@@ -102,7 +139,11 @@ def main() -> None:
     parser.add_argument("traces", nargs="*", type=Path)
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.plain:
+        return replay_all(options.traces)
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
     with tempfile.TemporaryDirectory() as folder:
         traces = options.traces
         if not traces:
@@ -112,13 +153,16 @@ def main() -> None:
         cells = 24 * len(traces)
         long: dict[int, list[Run]] = {1: [], 2: []}
         short: dict[int, list[Run]] = {1: [], 2: []}
+        bare: dict[int, list[float]] = {1: [], 2: []}
         for _ in range(options.runs):
             for workers in (1, 2):
                 short[workers].append(run([SMALL], FEW, workers))
+                bare[workers].append(plain(traces, workers))
                 long[workers].append(last := run(traces, GRID, workers))
                 print(
                     f"{workers} worker{'s' * (workers > 1)}: {last.wall:.2f} s, {last.cpu:.2f} CPU s, "
-                    f"{1000 * last.cpu / cells:.0f} CPU ms a cell; others used {last.others:.2f} cores",
+                    f"{1000 * last.cpu / cells:.0f} CPU ms a cell; others used {last.others:.2f} cores; "
+                    f"without a cluster {bare[workers][-1]:.2f} s",
                     flush=True,
                 )
     walls = {workers: statistics.median(each.wall for each in runs) for workers, runs in long.items()}
@@ -127,6 +171,8 @@ def main() -> None:
     print(f"{cells} cells, {os.cpu_count()} cores; medians of {options.runs} runs, in turns")
     print(f"one worker {walls[1]:.2f} s, two {walls[2]:.2f} s: {walls[1] / walls[2]:.2f} times as fast")
     print(f"pairs {', '.join(f'{pair:.2f}' for pair in pairs)}")
+    without = [statistics.median(bare[workers]) for workers in (1, 2)]
+    print(f"without a cluster {without[0]:.2f} s, {without[1]:.2f} s: {without[0] / without[1]:.2f} times as fast")
     print(f"a sweep of two small cells: one worker {ends[1]:.2f} s, two {ends[2]:.2f} s")
     inner = (walls[1] - ends[1]) / (walls[2] - ends[2])
     print(f"without that, {inner:.2f} times as fast")

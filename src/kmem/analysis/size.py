@@ -10,6 +10,7 @@ tries both ends first, and tells all that it tried.
 from __future__ import annotations
 
 import dataclasses
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -183,6 +184,7 @@ class _Search:
     def trial(self, setting: str, value: int, fault: Callable[[Analysis], str], unit: str = "") -> Trial:
         if value not in self.trials:
             try:
+                gc.collect()  # a machine is full of cycles; the next one takes its memory
                 analysis = analyse(self.run([f"{setting}={value}{unit}"]))
             except ConfigError as error:  # no such machine boots: too small, or without memory for the pool
                 if not value:  # but it is not for want of memory that a pool of nothing cannot be had

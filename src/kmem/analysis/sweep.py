@@ -26,12 +26,12 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import fcntl
+import gc
 import glob
 import hashlib
 import importlib
 import itertools
 import os
-import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -42,11 +42,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kmem import __version__
+from kmem.analysis import processes
 from kmem.analysis.compare import FIGURES, figures
 from kmem.analysis.summary import analyse
 from kmem.errors import ConfigError, InputError, KmemError, NotSupportedError, UsageError
 from kmem.mm.x86 import memparse
 from kmem.replay.prepared import PreparedTrace, prepare
+from kmem.replay.replay import Replay
 from kmem.replay.variant import Variant, canonical
 
 __all__ = ["GOALS", "MAX_CELLS", "Axis", "Cell", "Sweep", "find_traces", "make_grid", "pareto", "run_cell", "sweep"]
@@ -289,6 +291,7 @@ def run_cell(cell: Cell, prepared: PreparedTrace | str | None = None) -> dict[st
     if isinstance(prepared, str):
         return {**row, "error": prepared, **numbers}
     error = ""
+    run: Replay | None = None
     try:
         with _source(cell.trace, prepared) as path:
             run = cell.variant.replay(path, seed=cell.seed, prepared=prepared, **_named(cell.trace))
@@ -297,6 +300,8 @@ def run_cell(cell: Cell, prepared: PreparedTrace | str | None = None) -> dict[st
         error = str(refused)
     except MemoryError:
         error = _NO_MEMORY
+    run = None
+    gc.collect()  # a machine is full of cycles; the next one takes its memory
     return {**row, "error": error, **numbers}
 
 
@@ -544,9 +549,7 @@ _LOCAL = {
     "distributed.scheduler.rootish-taskgroup": MAX_CELLS,
     "distributed.scheduler.rootish-taskgroup-dependencies": MAX_CELLS,
     "distributed.worker.profile.enabled": False,
-    # memory that a cell gives back is what the next one takes; asking the kernel anew costs as much as a small replay
-    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 1 << 30,
-    "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 1 << 25,
+    "distributed.worker.multiprocessing-method": processes.METHOD,
 }
 
 
@@ -570,26 +573,16 @@ def _client(workers: int, scheduler: str | None, said: Callable[[str], None] | N
                 said(f"the cluster at {scheduler} has no workers yet: waiting for one")
             yield client
         return
+    processes.get_ready()
+    if hasattr(distributed.utils, "_forkserver_preload_set"):
+        distributed.utils._forkserver_preload_set = True  # or else it would import pandas and more, here and there
     with dask.config.set(_LOCAL):
-        with _deaf():
+        with processes.deaf():
             cluster = distributed.LocalCluster(
                 n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
             )
         with cluster, distributed.Client(cluster) as client:
             yield client
-
-
-@contextlib.contextmanager
-def _deaf() -> Iterator[None]:
-    """Let processes that are started now ignore the interrupt key: it is for the one that started them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def pareto(rows: Sequence[dict[str, Any]]) -> list[bool]:

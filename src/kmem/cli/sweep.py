@@ -53,6 +53,10 @@ def command(
     trace: scale_load, kvmalloc_above, drop, atomic_to_kernel, mempool.CACHE, resize.SITE,
     slab_order.CACHE. With -o, a sweep that was killed goes on where it was.
     """
+    if scheduler is None:
+        from kmem.analysis import processes
+
+        processes.get_ready()  # while what follows is being imported
     from kmem.analysis.sweep import find_traces, make_grid, sweep
     from kmem.replay.variant import Variant
     from kmem.report.sweep import report_sweep, sweep_to_dict
