@@ -24,6 +24,7 @@ from kmem.mm.gfp import (
     __GFP_DMA,
     __GFP_DMA32,
     __GFP_HARDWALL,
+    __GFP_HIGH,
     __GFP_NOFAIL,
     __GFP_NORETRY,
     __GFP_THISNODE,
@@ -38,14 +39,15 @@ __all__ = ["Explanation", "ZoneVerdict", "explain", "iter_explanations"]
 
 _MAX_ORDER = 10
 _MODEL_ORDERS = 11
+_ABSURD_ORDER = 40
 _PAGES_ASKED = ("page-allocation-failure", "slub-unable", "oom")
 _SAME_CALL_US = 1_000_000  # between a page request's report and that of the slab it was for
 # names that begin with two underscores are not to be had inside a class
 _COMP, _DIRECT_RECLAIM, _NOFAIL, _THISNODE = __GFP_COMP, __GFP_DIRECT_RECLAIM, __GFP_NOFAIL, __GFP_THISNODE
-_HARDWALL, _NORETRY = __GFP_HARDWALL, __GFP_NORETRY
+_HARDWALL, _HIGH, _NORETRY = __GFP_HARDWALL, __GFP_HIGH, __GFP_NORETRY
 _DMA, _DMA32, _ZERO, _BOTH_MOBILITIES, _MOVABLE = __GFP_DMA, __GFP_DMA32, 0x100, 0x18, 0x8
 _FALLING_MARK_UNTIL = (4, 4)
-_MUCH_CMA = 0.5  # of what is free in the zones
+_MUCH_SET_ASIDE = 0.5  # of what is free in the zones
 #: Functions of the allocators, and of those who print reports: whoever called them asked.
 _INNER = re.compile(
     r"_*(?:"
@@ -219,7 +221,7 @@ class _Explainer:
         self.flags()
         if report.kind in _PAGES_ASKED:
             if report.kind != "slub-unable" and report.order is not None:
-                out.size_bytes = (self.info.page_kb if self.info else 4) << (10 + report.order)
+                out.size_bytes = _size_bytes(report.order, self.info.page_kb if self.info else 4)
             self.pages()
         elif report.kind == "memcg-oom":
             self.cgroup()
@@ -242,7 +244,7 @@ class _Explainer:
     def cgroup(self) -> None:
         out = self.out
         out.reason = "cgroup-limit"
-        out.size_bytes = None if self.report.order is None else 4096 << self.report.order
+        out.size_bytes = None if self.report.order is None else _size_bytes(self.report.order, 4)
         limit = self.report.detail.get("limit_kb")
         out.summary.append(
             "The memory cgroup is at its limit"
@@ -302,9 +304,8 @@ class _Explainer:
         out.unknown.append(f"the state of memory: the Mem-Info block is {what}")
         if self.report.kind == "oom":
             out.summary.append("Memory and swap were used up, and a process was killed to free some.")
-        elif out.order == 0:
-            # a single page is a block: only their number can have been too small
-            out.reason = "below-watermark"
+        elif re.search(r"\(\d+:", str(self.report.detail.get("cache", ""))):
+            out.unknown.append("whether it was the limit of the memory cgroup that this cache is of")
 
     def on_the_model(self, info: MemInfo) -> None:
         """Compare the request with each zone, run it on the printed state, and look for remedies."""
@@ -392,18 +393,23 @@ class _Explainer:
         mib = info.page_kb / 1024
         eligible = [zone for zone in out.zones if zone.eligible]
         names = ", ".join(dict.fromkeys(zone.name for zone in eligible))
-        refused = sum(zone.free or 0 for zone in out.zones if not zone.eligible)
         usable = sum(zone.free or 0 for zone in eligible)
+        # the kernel counts what is free in zones that it does not print, too
+        refused = info.counters.get("free", sum(zone.free or 0 for zone in out.zones)) - usable
         if out.cause:
             out.summary.append(
                 "The state had changed: what was printed after the last attempt would serve the request. "
                 "It failed on a state a moment earlier."
             )
-        if out.reason != "no-block-of-order" and refused > 2 * usable and refused * mib >= 4:
+        if out.reason != "no-block-of-order" and not out.cause and refused > 2 * usable and refused * mib >= 4:
             out.summary.append("Plenty is free, but in a zone that this request may not use.")
         if out.reason == "no-block-of-order":
-            out.summary += _shape(info, {(zone.node, zone.name) for zone in eligible}, request.order)
-            if scene.falling_mark and any(self.large_enough(info, zone, request.order) for zone in eligible):
+            out.summary += _shape(info, {(zone.node, zone.name) for zone in eligible}, request.order, bool(out.cause))
+            if (
+                scene.falling_mark
+                and not out.cause
+                and any(self.large_enough(info, zone, request.order) for zone in eligible)
+            ):
                 out.summary.append(
                     f"Kernels before {_FALLING_MARK_UNTIL[0]}.{_FALLING_MARK_UNTIL[1]} do not hand out the last large "
                     "blocks: a falling part of the watermark has to be left in blocks of each order."
@@ -415,7 +421,7 @@ class _Explainer:
                 f"Memory was used up in each zone that the request may use ({names}), and "
                 + ("there is no swap." if not info.swap_total_kb else f"{info.swap_free_kb} kB of swap were free.")
             )
-        self.contiguous_areas(info, request, {(zone.node, zone.name) for zone in eligible}, usable)
+        self.set_aside(info, request, {(zone.node, zone.name) for zone in eligible}, usable)
         out.summary.append(self.waiting(request))
 
     def large_enough(self, info: MemInfo, verdict: ZoneVerdict, order: int) -> bool:
@@ -427,10 +433,18 @@ class _Explainer:
             for count, _ in (zone.blocks or [])[order:]
         )
 
-    def contiguous_areas(self, info: MemInfo, request: PageRequest, zones: set[tuple[int, str]], usable: int) -> None:
-        """Say if what is free is set aside for devices (CMA)."""
+    def set_aside(self, info: MemInfo, request: PageRequest, zones: set[tuple[int, str]], usable: int) -> None:
+        """Say if much of what is free is kept for others: for devices (CMA), or for atomic requests of some order."""
+        high = sum(
+            zone.counters.get("reserved_highatomic", 0) for zone in info.zones if (zone.node, zone.name) in zones
+        )
+        atomic = request.order and request.gfp & _HIGH and not request.gfp & _DIRECT_RECLAIM
+        if not atomic and usable and high // info.page_kb > _MUCH_SET_ASIDE * usable:
+            self.out.summary.append(
+                f"{high} kB are kept for atomic requests of order 1 and larger (reserved_highatomic)."
+            )
         cma = sum(zone.counters.get("free_cma", 0) for zone in info.zones if (zone.node, zone.name) in zones)
-        if not request.gfp & _MOVABLE and cma // info.page_kb > _MUCH_CMA * usable:
+        if not request.gfp & _MOVABLE and cma // info.page_kb > _MUCH_SET_ASIDE * usable:
             self.out.summary.append(
                 f"{cma >> 10} MiB of what is free are in CMA areas, kept for devices: only movable pages may lie there."
             )
@@ -519,6 +533,11 @@ class _Explainer:
         out.cause = None if out.model_agrees else "state-changed"
 
 
+def _size_bytes(order: int, page_kb: int) -> int | None:
+    """The size of a block, None for what cannot be an order."""
+    return page_kb << (10 + order) if order < _ABSURD_ORDER else None
+
+
 def _same_call(pages: FailureReport, slab: FailureReport) -> bool:
     """Whether a page request was one for the slab that is reported next."""
     if pages.kind != "page-allocation-failure" or pages.order != (slab.order or 0) or "node" not in slab.detail:
@@ -590,8 +609,8 @@ def _unprinted(info: MemInfo) -> list[ZoneVerdict]:
     return [ZoneVerdict(0, name, False, "not-eligible", free) for name in hidden]
 
 
-def _shape(info: MemInfo, zones: set[tuple[int, str]], order: int | None) -> list[str]:
-    """Say in what pieces the free memory of some zones is."""
+def _shape(info: MemInfo, zones: set[tuple[int, str]], order: int | None, changed: bool = False) -> list[str]:
+    """Say in what pieces the free memory of some zones is, unless that has `changed` so that it does not matter."""
     chosen = [zone for zone in info.zones if (zone.node, zone.name) in zones and zone.blocks]
     counts = [0] * 32
     for zone in chosen:
@@ -609,7 +628,11 @@ def _shape(info: MemInfo, zones: set[tuple[int, str]], order: int | None) -> lis
         return []
     if order is not None and typical >= order:
         size = f"order {order} ({info.page_kb << order} kB)"
-        return [f"Free blocks of {size} are there, but none that this request may use: {amount} is free."]
+        return (
+            []
+            if changed
+            else [f"Free blocks of {size} are there, but none that this request may use: {amount} is free."]
+        )
     if typical == 0:
         pieces = "in single pages"
     else:
@@ -639,7 +662,7 @@ def nothing_found(name: str) -> InputError:
 def as_dict(answer: Explanation) -> dict[str, Any]:
     """Return an explanation as ``--json`` prints it; see ``docs/explain-json.md``."""
     report = answer.report
-    return {
+    entry = {
         "kind": report.kind,
         "line": report.line,
         "time_us": report.time_us,
@@ -675,3 +698,13 @@ def as_dict(answer: Explanation) -> dict[str, Any]:
         ],
         "detail": report.detail,
     }
+    return {key: _printable(value) for key, value in entry.items()}
+
+
+def _printable(value: Any) -> Any:
+    """A value with None for numbers that no kernel prints, and JSON has no room for."""
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        return None
+    if isinstance(value, dict):
+        return {key: _printable(item) for key, item in value.items()}
+    return [_printable(item) for item in value] if isinstance(value, list) else value

@@ -246,7 +246,8 @@ class _ZoneLayout:
 
     def zone_record(self, end: int, reserves: list[int], lru: int) -> dict[str, Any]:
         boost = self.pages("boost")
-        marks = {f"wm_{name}": self.pages(name, self.pages("min")) - boost for name in ("min", "low", "high")}
+        least = self.pages("min")
+        marks = {f"wm_{name}": max(self.pages(name, least), least) - boost for name in ("min", "low", "high")}
         free = self.pages("free")
         managed = max(self.pages("managed", self.pages("present")), self.listed + lru)
         return {

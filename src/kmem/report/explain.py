@@ -57,7 +57,7 @@ def _request(answer: Explanation) -> str:
     who = report.comm or "somebody"
     if report.pid is not None:
         who += f" (pid {report.pid})"
-    if report.kind == "show-mem":
+    if answer.reason == "none" and answer.order is None:
         return "none"
     size = "" if answer.size_bytes is None else f"{answer.size_bytes:,} bytes"
     order = "" if answer.order is None else f"order {answer.order}"

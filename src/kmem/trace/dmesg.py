@@ -72,11 +72,13 @@ _OWN_LINE = re.compile(
     r"\[<[0-9a-f]{8}|Call [Tt]race:|Mem-[Ii]nfo:|lowmem_reserve\[|Node \d|CPU: \d|Hardware name|[a-z_]+_anon:|"
     r"(?:DMA|DMA32|Normal|HighMem|Movable)(?: free:|: ?\d)|\d+ (?:total )?page|(?:Free|Total) swap"
 )
-#: What some line of a report has in it; spaces may have become line breaks.
-_WORTH_READING = re.compile(
-    rb"page ?allocation ?(?:failure|stalls)|oom-killer|oom_kill|vmap ?allocation|vmalloc|Unable ?to ?allocate"
-    rb"|page_alloc\.c|[Mm]em-[Ii]nfo|ill(?:ed)? ?process|lowmem_reserve|Linux ?version|-- ?(?:Boot|Reboot)|ALLOC_FAIL"
+#: What some line of a report has in it, without its spaces, which may have become line breaks.
+_WORTH_READING = (
+    *(b"pageallocation", b"oom-killer", b"oom_kill", b"vmapallocation", b"vmalloc", b"Unabletoallocate"),
+    *(b"page_alloc.c", b"em-Info", b"em-info", b"illprocess", b"illedprocess", b"lowmem_reserve"),
+    *(b"Linuxversion", b"--Boot", b"--Reboot", b"-Reboot"),
 )
+_BREAKS = b" \n\r"
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,7 +347,8 @@ def _raw_lines(path: str | Path) -> Iterator[tuple[int, str]]:
         for block in _blocks(_as_utf8(source)):
             if number == 1:
                 _check_text(block, source.name)
-            worth = _WORTH_READING.search((before + block).replace(b"\n", b"").replace(b"\r", b"")) is not None
+            dense = (before + block).translate(None, _BREAKS)
+            worth = any(word in dense for word in _WORTH_READING)
             if worth or active:
                 for line in block.removesuffix(b"\n").split(b"\n"):
                     yield number, line[:_MAX_LINE].replace(b"\0", b"").decode("utf-8", "replace").rstrip("\r")

@@ -24,6 +24,7 @@ _MAX_DETAILS = 40
 _PAUSE_US = 10_000_000  # nothing that belongs together is this far apart
 _REBOOT_US = 60_000_000  # CPUs' clocks differ by less than this
 _MOST_TRACKS = 1000
+_NEAR = 200
 _MOST_GUARD_BYTES = 1 << 20
 _NO_ROOM, _SOMEHOW = "no room in the vmalloc area", "allocation failure"
 
@@ -331,7 +332,7 @@ class _Finder:
         track.block = []
 
     def killed(self, track: _Track, line: LogLine) -> bool:
-        match = _KILLED.search(line.text)
+        match = _KILLED.search(_near(line.text, "f memory") or line.text[: 10 * _NEAR])
         if match is None:
             return False
         report = track.report
@@ -382,15 +383,15 @@ class _Finder:
             self.frame(track, report, match)
         elif track.block is None and "<" in text and ("<IRQ>" in text or "<SOFTIRQ>" in text):
             report.in_interrupt = True
-        elif report.pid is None and "omm: " in text and (match := _WHO.search(text)):
+        elif report.pid is None and "omm: " in text and (match := _WHO.search(_near(text, "omm: "))):
             report.cpu, report.pid, report.kernel = int(match[1]), int(match[2]), match[4]
             report.comm = report.comm or match[3]
             self.kernel = match[4]
-        elif report.kind == "order-warning" and "omm: " in text and (match := _WHO.search(text)):
+        elif report.kind == "order-warning" and "omm: " in text and (match := _WHO.search(_near(text, "omm: "))):
             if int(match[2]) == report.pid:
                 report.comm, report.kernel = match[3], match[4]
                 self.kernel = match[4]
-        elif report.pid is None and "comm: " in text and (match := _OLD_WHO.search(text)):
+        elif report.pid is None and "comm: " in text and (match := _OLD_WHO.search(_near(text, "omm: "))):
             report.pid, report.kernel = int(match[1]), match[3]
             report.comm = report.comm or match[2]
             self.kernel = match[3]
@@ -473,28 +474,36 @@ def _report(kind: str, match: re.Match[str]) -> FailureReport:
     return report
 
 
+def _near(text: str, marker: str) -> str:
+    """The part of a line around some words, empty if it has them not: lines can be long, and patterns slow."""
+    at = text.find(marker)
+    return text[max(at - _NEAR, 0) : at + 10 * _NEAR] if at >= 0 else ""
+
+
 def _first_line(text: str) -> FailureReport | None:
     """The report that a line begins, None if it begins none."""
-    if "page allocation failure" in text and (match := _PAGE.search(text)):
-        return _report("page-allocation-failure", match)
-    if "page allocation failure" in text and (match := _PAGE_CUT.search(text)):
-        return _report("page-allocation-failure", match)  # printed piece by piece, with others' lines between
-    if "page allocation stalls" in text and (match := _STALL.search(text)):
+    if near := _near(text, "page allocation failure"):
+        # the second is printed piece by piece, with others' lines between
+        match = _PAGE.search(near) or _PAGE_CUT.search(near)
+        return _report("page-allocation-failure", match) if match else None
+    if (near := _near(text, "page allocation stalls")) and (match := _STALL.search(near)):
         report = _report("show-mem", match)
         report.detail["stalled_ms"] = int(match["ms"])
         return report
-    if "invoked oom-killer" in text and (match := _OOM.search(text)):
+    if (near := _near(text, "invoked oom-killer")) and (match := _OOM.search(near)):
         report = _report("oom", match)
         if report.order is not None and report.order < 0:
             report.order, report.detail["asked"] = None, "sysrq-f"
         return report
-    if "Unable to allocate memory on" in text and (match := _SLUB.search(text)):
+    if (near := _near(text, "Unable to allocate memory on")) and (match := _SLUB.search(near)):
         report = _report("slub-unable", match)
         report.detail["node"] = int(match["node"])
         return report
-    if "vmalloc" in text or "vmap allocation" in text:
-        return _vmalloc(text)
-    if "mm/page_alloc.c" in text and (match := _ORDER.search(text)):
+    if "vm" in text:
+        for marker in ("vmap allocation", "vmalloc error", "vmalloc size", "vmalloc:", "vmalloc_node", "use vmalloc="):
+            if near := _near(text, marker):
+                return _vmalloc(near)
+    if (near := _near(text, "mm/page_alloc.c")) and (match := _ORDER.search(near)):
         report = _report("order-warning", match)
         if match["cpu"]:
             report.cpu, report.pid = int(match["cpu"]), int(match["pid"])
