@@ -126,6 +126,9 @@ def test_the_timeline(analysis: Analysis) -> None:
     assert (np.diff(times.events) > 0).all()
     assert (np.diff(times.time_ns) >= 0).all()
     assert times.time_ns[0] == analysis.first_ns
+    assert (np.diff(times.failures) >= 0).all() and (np.diff(times.fallbacks) >= 0).all()
+    assert times.failures[-1] == analysis.requests.failures
+    assert times.fallbacks[-1] == analysis.fallbacks.count
     few = times.thinned(5)
     assert len(few) == 5
     assert (few.events[0], few.events[-1]) == (times.events[0], times.events[-1])

@@ -487,6 +487,15 @@ def test_browser_shows_watermarks_of_a_zone(browser: Browser, failing: tuple[dic
     assert "refused" in shown
 
 
+def test_browser_marks_every_failure_on_the_chart(browser: Browser, failing: tuple[dict[str, Any], Path]) -> None:
+    """More than are kept one by one: how many there were from one sample to the next."""
+    result, path = failing
+    assert result["failures"] > len(result["failure_list"])
+    browser.open(path)
+    shown = browser.value("document.getElementById('free-chart').data.filter(each => each.name === 'refused')[0].text")
+    assert sum(int(text.split()[0].replace(",", "")) for text in shown) == result["failures"]
+
+
 def test_browser_goes_to_the_moment_of_a_failure(browser: Browser, failing: tuple[dict[str, Any], Path]) -> None:
     result, path = failing
     browser.open(path)

@@ -44,6 +44,8 @@ class Timeline:
         Zones with memory, lowest first.
     time_ns, events, slab_pages : ndarray of int64, shape (samples,)
         When: time of the trace, and events replayed before; pages of slabs then.
+    failures, fallbacks : ndarray of int64, shape (samples,)
+        Requests refused before, and those served from another migrate type.
     free_blocks : ndarray of int64, shape (samples, zones, orders, migrate types)
     pcp_pages : ndarray of int64, shape (samples, zones)
         Pages on per-CPU lists, which the kernel counts as neither used nor free.
@@ -53,6 +55,8 @@ class Timeline:
     time_ns: npt.NDArray[np.int64]
     events: npt.NDArray[np.int64]
     slab_pages: npt.NDArray[np.int64]
+    failures: npt.NDArray[np.int64]
+    fallbacks: npt.NDArray[np.int64]
     free_blocks: npt.NDArray[np.int64]
     pcp_pages: npt.NDArray[np.int64]
 
@@ -81,6 +85,8 @@ class Timeline:
             time_ns=self.time_ns[chosen],
             events=self.events[chosen],
             slab_pages=self.slab_pages[chosen],
+            failures=self.failures[chosen],
+            fallbacks=self.fallbacks[chosen],
             free_blocks=self.free_blocks[chosen],
             pcp_pages=self.pcp_pages[chosen],
         )
@@ -151,6 +157,8 @@ def timeline(run: Replay) -> Timeline:
         time_ns=np.array([sample.time_ns for sample in samples], np.int64),
         events=np.array([sample.events for sample in samples], np.int64),
         slab_pages=np.array([sample.slab_pages for sample in samples], np.int64),
+        failures=np.array([sample.failures for sample in samples], np.int64),
+        fallbacks=np.array([sample.fallbacks for sample in samples], np.int64),
         free_blocks=np.stack([sample.free_blocks[chosen] for sample in samples]),
         pcp_pages=np.stack([sample.pcp_pages[chosen] for sample in samples]),
     )

@@ -95,6 +95,8 @@ class Sample:
         Pages on per-CPU lists.
     slab_pages : int
         Pages of slabs.
+    failures, fallbacks : int
+        Requests refused before, and those served from another migrate type.
     """
 
     time_ns: int
@@ -102,6 +104,8 @@ class Sample:
     free_blocks: npt.NDArray[np.int64]
     pcp_pages: npt.NDArray[np.int64]
     slab_pages: int
+    failures: int
+    fallbacks: int
 
 
 @dataclass(slots=True)
@@ -279,7 +283,15 @@ class Replay:
                     blocks[zone, order] = memmap.free_list_lengths(int(zone), order)
         pcp = memmap.pagesets_array["count"].reshape(memmap.nr_zones, memmap.nr_cpus).sum(axis=1, dtype=np.int64)
         time_ns = self.engine.time_ns if self.engine.nr_events else self.first_ns
-        sample = Sample(time_ns, self.engine.nr_events, blocks, pcp, self._slab_pages())
+        sample = Sample(
+            time_ns=time_ns,
+            events=self.engine.nr_events,
+            free_blocks=blocks,
+            pcp_pages=pcp,
+            slab_pages=self._slab_pages(),
+            failures=self.engine.nr_failures - self.nr_reserved,
+            fallbacks=int(self.machine.page_alloc.nr_extfrag) - self.extfrag_before,
+        )
         if self.samples and self.samples[-1].events == sample.events:
             self.samples[-1] = sample
             return

@@ -98,21 +98,28 @@ function freeChart() {
 const timeAxis = () => ({ title: { text: "seconds of the trace" }, range: [-0.006, 1.006].map(part => part * Math.max(seconds(data.last_ns), 1e-9)) });
 // What went wrong and when, on an axis of its own at the bottom of the chart.
 function events() {
-  const rows = [];
+  const rows = [], samples = extra.samples;
+  const mark = (name, symbol, colour, y, found) => {
+    const [x, text] = [found.map(each => each[0]), found.map(each => label(each[1]))];
+    if (found.length) rows.push({ x, y: x.map(() => y), text, name, yaxis: "y2", type: "scatter", mode: "markers", cliponaxis: false,
+      marker: { symbol, color: colour, size: 9, line: { color: colour, width: 1.5 } }, hovertemplate: "%{text}" });
+  };
+  // one by one where all are known, else by how many there were from one sample to the next
+  const between = key => samples[key].flatMap((count, i) => {
+    const more = i ? count - samples[key][i - 1] : count;
+    return more ? [[(seconds(samples.time_ns[Math.max(0, i - 1)]) + seconds(samples.time_ns[i])) / 2, `${number(more)} until ${seconds(samples.time_ns[i]).toFixed(3)} s`]] : [];
+  });
   const bins = new Map();
   for (const bin of extra.fallbacks || []) {
     if (!bins.has(bin.time_ns)) bins.set(bin.time_ns, []);
     bins.get(bin.time_ns).push(`${number(bin.count)} ${bin.to} from ${bin.from}`);
   }
-  const mark = (name, symbol, colour, y, x, text) => ({
-    x, y: x.map(() => y), text, name, yaxis: "y2", type: "scatter", mode: "markers", cliponaxis: false,
-    marker: { symbol, color: colour, size: 9, line: { color: colour, width: 1.5 } }, hovertemplate: "%{text}",
-  });
-  if (bins.size) rows.push(mark("fallbacks", "line-ns-open", "#e16f24", 0.02, [...bins.keys()].map(seconds), [...bins.values()].map(each => label(each.join(", ")))));
   const list = data.failure_list || [];
-  if (list.length) rows.push(mark("refused", "x-thin-open", "#cf222e", 0.06, list.map(each => seconds(each.time_ns)), list.map(each => label(`${asked(each)}: ${each.reason}`))));
+  mark("fallbacks", "line-ns-open", "#e16f24", 0.02, manyFallbacks() ? between("fallbacks") : [...bins].map(([time, texts]) => [seconds(time), texts.join(", ")]));
+  mark("refused", "x-thin-open", "#cf222e", 0.06, data.failures > list.length ? between("failures") : list.map(each => [seconds(each.time_ns), `${asked(each)}: ${each.reason}`]));
   return rows;
 }
+const manyFallbacks = () => Boolean(data.fallbacks && data.fallbacks.count > data.fallbacks.kept);
 const asked = each => each.event === "mm_page_alloc" ? `pages of order ${each.order}` : `${number(each.size_bytes)} bytes` + (each.cache ? ` of ${each.cache}` : "");
 const momentLine = () => {
   const x = map && shown ? seconds(map.moments[shown.at].time_ns) : 0;
@@ -137,6 +144,10 @@ function fallbackChart() {
     if (!pairs.has(name)) pairs.set(name, { x: [], y: [], name, type: "scatter", mode: "markers", marker: { size: 8 }, cliponaxis: false, hovertemplate: "%{y:,} in this moment" });
     pairs.get(name).x.push(seconds(bin.time_ns));
     pairs.get(name).y.push(bin.count);
+  }
+  if (manyFallbacks()) {
+    const samples = extra.samples, y = samples.fallbacks.map((count, i) => i ? count - samples.fallbacks[i - 1] : count);
+    pairs.set("", { x: samples.time_ns.map(seconds), y, name: "all, between samples", type: "scatter", mode: "lines", line: { color: "#6e7781", width: 1, shape: "vh" }, hovertemplate: "%{y:,}" });
   }
   plot("fallback-chart", [...pairs.values()], { xaxis: timeAxis(),
     yaxis: { title: { text: "fallbacks" }, rangemode: "tozero", tickformat: ",d", nticks: Math.min(6, 1 + Math.max(...bins.map(bin => bin.count))) } });

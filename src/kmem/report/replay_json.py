@@ -188,6 +188,8 @@ def _samples(times: Timeline) -> dict[str, Any]:
         "time_ns": times.time_ns.tolist(),
         "events": times.events.tolist(),
         "slab_pages": times.slab_pages.tolist(),
+        "failures": times.failures.tolist(),
+        "fallbacks": times.fallbacks.tolist(),
         "zones": [
             {
                 "node": zone.node,

@@ -107,6 +107,8 @@ def _free_memory(times: Timeline) -> dict[str, Any]:
         "time_ns": times.time_ns.tolist(),
         "events": times.events.tolist(),
         "slab_pages": times.slab_pages.tolist(),
+        "failures": times.failures.tolist(),
+        "fallbacks": times.fallbacks.tolist(),
         "types": [*REFERENCE.migrate_types, "CMA"][: times.free_blocks.shape[3]],
         "zones": zones,
     }
