@@ -14,7 +14,8 @@ What the trace does not show is worked out from it beforehand:
 - which cache an unnamed request goes to: that of the slab the recorded pointer
   lies in, or the one that the same call site used, or the name at the free;
 - how many pages vmalloc takes in bulk: its array of pages has an event;
-- nodes of the maple tree taken and given in bulk (:mod:`kmem.replay.maple`).
+- nodes of the maple tree taken and given in bulk (:mod:`kmem.replay.maple`);
+- what kswapd does to zones while it is at work (:mod:`kmem.replay.kswapd_rounds`).
 
 The recorded pointer also tells where a new slab's random freelist starts.
 Nothing else of an answer reaches the model before the comparison.
@@ -37,7 +38,9 @@ from kmem.mm.kmalloc import kmalloc_index
 from kmem.mm.page_alloc import PageAllocator
 from kmem.mm.slub import Slub
 from kmem.mm.slub_state import adopt_full_slab, take_object
+from kmem.replay.kswapd_rounds import KSWAPD_WAKE, KswapdRounds, find_rounds
 from kmem.replay.maple import MapleNodes
+from kmem.replay.replay import readable_twice
 from kmem.replay.takeover import end_grace_period, exchange, give_page_back, move_slab, own_block, take_page
 from kmem.trace.events import Event, EventFlag
 from kmem.trace.reader import open_trace
@@ -49,6 +52,8 @@ Progress = Callable[[int, int | None], None]
 #: Why an answer differed.
 CAUSES = ("bulk", "compaction", "interrupt", "slab", "unknown")
 
+#: Events of compaction that has looked for pages to move, not only whether it should.
+_COMPACTION = ("mm_compaction_begin", "mm_compaction_isolate_migratepages", "mm_compaction_migratepages")
 _PAGE_SHIFT = 12
 _GFP_HIGHMEM = 0x2
 _GFP_ACCOUNT = 0x400000
@@ -144,8 +149,11 @@ class _Events:
         self.named: dict[int, int] = {}
         self.mentions: dict[int, list[int]] = defaultdict(list)
         self.page_mentions: dict[int, list[int]] = defaultdict(list)
+        self.reclaimed = KSWAPD_WAKE in self.skipped
+        self.rounds = find_rounds(trace, self.time_ns, self.pid) if self.reclaimed else []
         self._look_ahead()
 
+    time_ns: list[int]
     event: list[int]
     target: list[int]
     bytes_req: list[int]
@@ -210,7 +218,20 @@ class _Events:
         return not self.site(i).startswith("mas_destroy")
 
 
-_COLUMNS = ("event", "target", "bytes_req", "bytes_alloc", "order", "gfp", "cache", "call_site", "flags", "cpu", "pid")
+_COLUMNS = (
+    "time_ns",
+    "event",
+    "target",
+    "bytes_req",
+    "bytes_alloc",
+    "order",
+    "gfp",
+    "cache",
+    "call_site",
+    "flags",
+    "cpu",
+    "pid",
+)
 
 
 class _Run:
@@ -230,7 +251,8 @@ class _Run:
         self.learned: dict[tuple[int, int, int], int] = {}
         maple = self.names.get("maple_node")
         self.maple = None if maple is None else MapleNodes(self.slub, maple, self.in_use)
-        self.compacted = any(name.startswith("mm_compaction_") and "sleep" not in name for name in events.skipped)
+        self.compacted = any(name in _COMPACTION for name in events.skipped)
+        self.rounds = KswapdRounds(self.allocator, events.rounds)
 
     def in_use(self, address: int, event: int) -> bool:
         """Whether an object must be in use after an event."""
@@ -241,6 +263,8 @@ class _Run:
         nr_cpus = self.allocator.nr_cpus
         for i, event in enumerate(events.event):
             self.allocator.cpu = events.cpu[i] if events.cpu[i] < nr_cpus else 0
+            if i >= self.rounds.due:
+                self.rounds.advance(i)
             if self.owed and events.pid[i] in self.owed:
                 self.pay(events.pid[i])
             if event in _ALLOCS:
@@ -548,9 +572,14 @@ def measure_fidelity(
         page_offset = int(str(dump.globals["PAGE_OFFSET"]), 16)
     except (KeyError, ValueError):
         raise InputError("the state dump does not say PAGE_OFFSET", file=before, line=dump.line) from None
-    events = _Events(trace, page_offset, progress)
+    with readable_twice(trace) as (path, _):
+        events = _Events(path, page_offset, progress)
     run = _Run(dump, events)
     run.run(progress)
+    if events.reclaimed and not events.rounds:
+        run.out.notes.append(
+            "when kswapd was at work is not known: that is read from text of ftrace or trace-cmd report only"
+        )
     if after is not None:
         _compare(run, read_dump(after))
     return run.out
