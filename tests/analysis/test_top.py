@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import time
 from collections import Counter
@@ -260,6 +261,18 @@ def test_what_only_root_may_read_is_said(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(look.zones) == 2
     assert look.missing[0].startswith(f"{tmp_path / 'slabinfo'}: only root may read it; run sudo ")
     assert "does not show it" in look.missing[1]
+
+
+def test_a_kernel_that_contradicts_itself_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = HEAD + "dentry 18446744073709551615 200 192 21 1 : tunables 0 0 0 : slabdata 10 10 0\n"
+    answers = [wrong, wrong, HEAD + ROW, wrong, wrong, wrong]
+    (tmp_path / "slabinfo").write_text(HEAD)
+    monkeypatch.setattr("kmem.analysis.top_source.open_recording", lambda path: io.BytesIO(answers.pop(0).encode()))
+    source = ProcSource(tmp_path, live=True)
+    assert source.look().caches[0].active_objs == 100
+    with pytest.raises(InputError, match="18446744073709551615 objects in use of 200"):
+        source.look()
+    assert not answers
 
 
 def test_zoneinfo_of_another_kernel_is_no_reason_to_stop(tmp_path: Path) -> None:

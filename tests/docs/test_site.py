@@ -63,6 +63,9 @@ def figures_are_drawn_by_the_model(site: Path) -> None:
     for name in drawings:
         assert (site / "tutorial" / name).read_text().startswith("<svg")
     assert "driver" in (site / "tutorial/vmalloc.svg").read_text()
+    screen = (site / "howto/top.svg").read_text()
+    assert "session" in screen
+    assert "url(" not in screen.replace("url(#", "")
 
 
 def tables_of_the_readme_are_on_the_site(site: Path) -> None:

@@ -206,14 +206,29 @@ def test_files_are_read_again_by_themselves(tmp_path: Path) -> None:
     play(TopApp(source, delay_s=0.1), script)
 
 
-def test_a_file_damaged_meanwhile_ends_the_screen(tmp_path: Path) -> None:
+def test_a_file_damaged_meanwhile_is_waited_for(tmp_path: Path) -> None:
     source = copied(tmp_path, slabinfo=slabinfo("dentry 10 21 192 21 1"))
-    app = TopApp(source, delay_s=3600)
 
     async def script(app: TopApp, pilot: Pilot[None]) -> None:
         copied(tmp_path, slabinfo="slabinfo - version: 2.1\ndentry 10")
         await pilot.press("space")
-        await until(pilot, lambda: not app.is_running or app.failure is not None)
+        await settle(app, pilot)
+        assert "slabinfo:2: not the line of a slab cache" in text(app, "#message")
+        assert column(app) == ["dentry"]
+        copied(tmp_path, slabinfo=slabinfo("dentry 11 21 192 21 1"))
+        await pilot.press("space")
+        await settle(app, pilot)
+        assert text(app, "#message") == ""
+        assert column(app, 2) == ["11"]
+
+    play(TopApp(source, delay_s=3600), script)
+
+
+def test_files_that_never_were_sound_end_the_screen(tmp_path: Path) -> None:
+    app = TopApp(copied(tmp_path, slabinfo="slabinfo - version: 2.1\ndentry 10"))
+
+    async def script(app: TopApp, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: app.failure is not None)
 
     play(app, script)
     assert isinstance(app.failure, InputError)

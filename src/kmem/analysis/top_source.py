@@ -9,6 +9,7 @@ machine in the middle of a request.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import zlib
@@ -42,6 +43,7 @@ _MAX_BYTES = 1 << 28
 _STRETCH = 8192  #: events between two questions whether the replay may go on: a few milliseconds
 _BATCH = 16384  #: events read at a time, for the same reason
 _SHARE = 4  #: looks take no more than a fifth of the time
+_TRIES = 3  #: to read a file of a kernel at work
 _HIDDEN = "this kernel, or the container that this runs in, does not show it"
 _ROOT = 'only root may read it; run sudo "$(command -v kmem)" top'
 
@@ -113,6 +115,13 @@ class ProcSource:
         )
 
     def _file(self, name: str, parse: Callable[[str], _T], missing: list[str]) -> _T | None:
+        """Parse a file; a kernel that counts while memory is at work may contradict itself: it is asked again."""
+        for _ in range(_TRIES - 1 if self.live else 0):
+            with contextlib.suppress(InputError):
+                return self._file_once(name, parse, missing)
+        return self._file_once(name, parse, missing)
+
+    def _file_once(self, name: str, parse: Callable[[str], _T], missing: list[str]) -> _T | None:
         """Parse a file; None if there is none, or none that may be read, with a line in `missing`."""
         path = self.folder / name
         if not path.is_file():

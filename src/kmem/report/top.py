@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ from kmem.analysis.top_source import ProcSource, ReplaySource
 from kmem.errors import KmemError
 from kmem.report.top_text import VIEWS, clock_text, missing_of
 
-__all__ = ["Column", "TopApp"]
+__all__ = ["Column", "TopApp", "drawing"]
 
 _MOST_ROWS = 500  #: rows of a table; nobody reads further down, and each costs time
 _POLL_S = 0.1  #: how soon a look of a replay is on the screen
@@ -179,8 +180,11 @@ class TopApp(App[None]):
         Why the screen ended, if something went wrong.
     interrupted : bool
         Whether it was ended by Ctrl-C or a signal.
+    trouble : str
+        Why the files could not be read the last time, empty if they could.
     """
 
+    TITLE = "kmem top"
     ENABLE_COMMAND_PALETTE = False
     CSS = """
     #head, #message { height: auto; padding: 0 1; text-wrap: nowrap; text-overflow: ellipsis; }
@@ -209,6 +213,7 @@ class TopApp(App[None]):
         self.first_view = view
         self.failure: Exception | None = None
         self.interrupted = False
+        self.trouble = ""
         self.look: Look | None = None  # with changes
         self._raw: Look | None = None  # as the source gave it
         self._shown: dict[str, list[list[Text]]] = {view: [] for view in VIEWS}
@@ -272,18 +277,24 @@ class TopApp(App[None]):
         try:
             look = self.source.look()
         except KmemError as error:
-            self.call_from_thread(self._fail, error)
+            self.call_from_thread(self._wait_and_see, error)
         else:
             self.call_from_thread(self._take, look)
+
+    def _wait_and_see(self, error: KmemError) -> None:
+        """Files that were sound before may be again at the next look: until then the screen says what is wrong."""
+        if self._raw is None:
+            self._fail(error)
+            return
+        self._reading, self.trouble = False, str(error)
+        self._draw()
 
     def _fail(self, error: Exception) -> None:
         self.failure = error
         self.exit(return_code=2)
 
     def _take(self, look: Look) -> None:
-        self._reading = False
-        if self._exit:
-            return
+        self._reading, self.trouble = False, ""
         self.look, self._raw = with_changes(look, self._raw), look
         self._draw()
 
@@ -339,6 +350,8 @@ class TopApp(App[None]):
         return (CACHE_KEYS if view == "caches" else SITE_KEYS)[self.keys[view]].title
 
     def _message(self, look: Look, view: str) -> str:
+        if self.trouble:
+            return printable(self.trouble)
         missing = missing_of(look, view)
         if missing is not None:
             return printable(missing)
@@ -516,3 +529,31 @@ def _heading(title: str, mark: str, justify: Literal["left", "right"]) -> Text:
 
 def _same(cell: Text, other: Text) -> bool:
     return cell.plain == other.plain and cell.style == other.style
+
+
+def drawing(
+    source: ProcSource, *, view: str = "caches", cache_key: str = "o", size: tuple[int, int] = (100, 24)
+) -> str:
+    """Return the screen as an SVG drawing, for documents; it refers to nothing on the network.
+
+    Parameters
+    ----------
+    source : ProcSource
+        What to look at.
+    view : str
+        What to show: ``caches``, ``zones`` or ``sites``.
+    cache_key : str
+        Letter that caches are sorted by.
+    size : tuple of int
+        Columns and lines of the terminal.
+    """
+    app = TopApp(source, view=view, cache_key=cache_key)
+
+    async def draw() -> str:
+        async with app.run_test(size=size) as pilot:
+            await pilot.pause()
+            await app.workers.wait_for_complete()
+            await pilot.pause()
+            return app.export_screenshot()
+
+    return re.sub(r"@font-face \{.*?\}\s*", "", asyncio.run(draw()), flags=re.DOTALL)
