@@ -207,7 +207,7 @@ EMPTY, RICH = zone("Normal", [10], node=0), zone("Normal", [9999, 999], node=1)
     [
         ("a: page allocation failure: order:0, mode:0xcc0(GFP_KERNEL), nodemask=0,cpuset=/,mems_allowed=0-1", True),
         (
-            "java: page allocation failure: order:0, mode:0x100cca(GFP_HIGHUSER_MOVABLE), nodemask=(null),mems_allowed=0",
+            "a: page allocation failure: order:0, mode:0x100cca(GFP_HIGHUSER_MOVABLE), mems_allowed=0",
             True,
         ),
         (
@@ -346,6 +346,20 @@ def test_vmalloc_larger_than_memory_in_old_words() -> None:
         "a: vmalloc: allocation failure: 1073741824 bytes, mode:0xd2", RICH, rest="65536 pages RAM\n0 pages reserved"
     )
     assert (one(text).reason, one(text).model_agrees) == ("size-too-large", True)
+
+
+def test_addresses_are_short_and_pages_are_not() -> None:
+    """Two lines of one failure: the first says that there is no gap, with the guard page."""
+    text = "vmap allocation for size 16781312 failed: use vmalloc=<size> to increase size\n" + log(
+        "init: vmalloc error: size 16777216, vm_struct allocation failed, mode:0xcc0(GFP_KERNEL), nodemask=(null)", RICH
+    )
+    answer = one(text)
+    assert (answer.reason, answer.model_agrees, answer.size_bytes) == ("address-space", True, 16777216)
+    assert said(answer, "The 4096 pages for it are there")
+    answer = one(text.replace("9999*4kB", "99*4kB").replace("43988kB", "4388kB"))
+    assert (answer.reason, answer.model_agrees) == ("address-space", True) and not said(
+        answer, "pages for it are there"
+    )
 
 
 def test_numbers_that_no_kernel_prints() -> None:

@@ -39,6 +39,7 @@ __all__ = ["Explanation", "ZoneVerdict", "explain", "iter_explanations"]
 
 _MAX_ORDER = 10
 _MODEL_ORDERS = 11
+_MOST_PAGES = 1 << 16
 _ABSURD_ORDER = 40
 _PAGES_ASKED = ("page-allocation-failure", "slub-unable", "oom")
 _SAME_CALL_US = 1_000_000  # between a page request's report and that of the slab it was for
@@ -513,8 +514,20 @@ class _Explainer:
             "On a 32-bit machine vmalloc=SIZE on the command line makes the area larger."
         )
         out.unknown.append("which areas are in use: /proc/vmallocinfo tells")
-        if info is not None and info.complete:
-            out.unknown.append("whether the model agrees: the areas are not printed")
+        size = out.size_bytes
+        if info is None or not info.complete or out.gfp is None or not size:
+            return
+        request = PageRequest(out.gfp & ~_NOFAIL, 0)  # high memory would do, too, but is not printed
+        scene = Scene(info, self.allowed_nodes(info, out.gfp))
+        try:
+            pages = -(-size // (info.page_kb << 10))
+            if pages <= _MOST_PAGES and run(scene, request, times=pages):
+                out.summary.append(f"The {pages} pages for it are there: the model finds them in the printed state.")
+        except KmemError as error:
+            out.unknown.append(f"a state that fits the Mem-Info block: {error.message}")
+            return
+        # with the gaps that the kernel says there are, no number of pages would serve it
+        out.model_agrees = True
 
     def single_page(self, info: MemInfo | None, what: str) -> None:
         """Whether the printed state has another page, or block, for an area that could not be filled."""

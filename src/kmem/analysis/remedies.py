@@ -182,9 +182,17 @@ class _Trial:
     attempts: int = 1
 
 
-def run(scene: Scene, request: PageRequest) -> bool:
-    """Make the request on the printed state, with reclaim and compaction that find nothing; whether it succeeds."""
-    return _succeeds(scene, _Trial(request))
+def run(scene: Scene, request: PageRequest, times: int = 1) -> bool:
+    """Make the request on the printed state, with reclaim and compaction that find nothing; whether it succeeds.
+
+    Parameters
+    ----------
+    scene : Scene
+    request : PageRequest
+    times : int
+        How many such requests have to succeed, one after the other.
+    """
+    return _succeeds(scene, _Trial(request, attempts=times))
 
 
 def _succeeds(scene: Scene, trial: _Trial) -> bool:
