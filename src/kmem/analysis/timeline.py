@@ -79,7 +79,8 @@ class Timeline:
         """Return at most so many samples, evenly chosen by number, first and last included."""
         if len(self) <= most:
             return self
-        chosen = np.unique(np.linspace(0, len(self) - 1, most).round().astype(int))
+        # without np.unique(), which imports masked arrays
+        chosen = np.array(sorted(set(np.linspace(0, len(self) - 1, most).round().astype(int).tolist())))
         return dataclasses.replace(
             self,
             time_ns=self.time_ns[chosen],

@@ -13,17 +13,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from kmem.errors import StateError, UsageError
-from kmem.machine.filesystem import read_proc, read_sys, write_proc, write_sys
-from kmem.mm.alloc_tag import AllocTags
-from kmem.mm.fault_inject import FailPageAlloc, Failslab, FaultInjection
-from kmem.mm.kmemleak import Kmemleak
-from kmem.mm.page_owner import PageOwner
-from kmem.mm.page_watch import PageWatch
 
 if TYPE_CHECKING:
     from kmem.machine.description import MachineDescription
+    from kmem.mm.alloc_tag import AllocTags
+    from kmem.mm.fault_inject import FailPageAlloc, Failslab, FaultInjection
     from kmem.mm.kernel import Kernel
     from kmem.mm.kmem_cache import KmemCaches
+    from kmem.mm.kmemleak import Kmemleak
+    from kmem.mm.page_owner import PageOwner
+    from kmem.mm.page_watch import PageWatch
 
 __all__ = ["MachineAids", "read_memory", "start_aids"]
 
@@ -55,7 +54,7 @@ def read_memory(kernel: Kernel, addr: int, size: int) -> bytes:
 
 
 class MachineAids:
-    """The debugging aids of a machine, and its views."""
+    """The debugging aids of a machine, and its views; their modules are imported when they are asked for."""
 
     caches: KmemCaches
     description: MachineDescription
@@ -86,6 +85,8 @@ class MachineAids:
         """Fault injection; asking for it switches it on, though nothing fails by default."""
         kernel = self._running_kernel()
         if kernel.faults is None:
+            from kmem.mm.fault_inject import FaultInjection
+
             kernel.faults = FaultInjection(kernel, self.seed, self.description.cmdline)
             kernel.add_aid(kernel.faults)
             self._page_watch().faults = kernel.faults
@@ -118,6 +119,8 @@ class MachineAids:
         """Switch leak detection on: allocations from now on are on record. Returns it."""
         kernel = self._running_kernel()
         if kernel.leaks is None:
+            from kmem.mm.kmemleak import Kmemleak
+
             kernel.leaks = Kmemleak(kernel, lambda addr, size: read_memory(kernel, addr, size))
             kernel.add_aid(kernel.leaks)
         return self.kmemleak
@@ -147,6 +150,8 @@ class MachineAids:
         """Return who hears of every block of pages; there is one from the first time on."""
         allocator = self._running_kernel().page_alloc
         if allocator.watch is None:
+            from kmem.mm.page_watch import PageWatch
+
             allocator.watch = PageWatch()
         return allocator.watch
 
@@ -165,6 +170,8 @@ class MachineAids:
         """Put the owner of each block of pages on record from now on. Returns the records."""
         watch = self._page_watch()
         if watch.owner is None:
+            from kmem.mm.page_owner import PageOwner
+
             watch.owner = PageOwner(self.kernel)
         return self.page_owner
 
@@ -177,6 +184,8 @@ class MachineAids:
         StateError
             If they are not recorded.
         """
+        from kmem.mm.page_owner import PageOwner
+
         watch = self._running_kernel().page_alloc.watch
         if watch is None or not isinstance(watch.owner, PageOwner):
             raise StateError("page_owner is off", remedy="call enable_page_owner(), or boot with page_owner=on")
@@ -184,6 +193,8 @@ class MachineAids:
 
     def enable_mem_profiling(self) -> AllocTags:
         """Count bytes and calls by call site from now on. Returns the counters."""
+        from kmem.mm.alloc_tag import AllocTags
+
         for aid in self.kernel.aids:
             if isinstance(aid, AllocTags):
                 return aid
@@ -193,6 +204,8 @@ class MachineAids:
 
     def disable_mem_profiling(self) -> None:
         """Count no more, and forget what is counted."""
+        from kmem.mm.alloc_tag import AllocTags
+
         for aid in self.kernel.aids:
             if isinstance(aid, AllocTags):
                 self.kernel.remove_aid(aid)
@@ -206,6 +219,8 @@ class MachineAids:
         StateError
             If it is off.
         """
+        from kmem.mm.alloc_tag import AllocTags
+
         for aid in self.kernel.aids:
             if isinstance(aid, AllocTags):
                 return aid
@@ -231,6 +246,8 @@ class MachineAids:
         UsageError
             There is no such file, or the kernel refuses the value.
         """
+        from kmem.machine.filesystem import read_proc, write_proc
+
         if value is not None:
             write_proc(self, name, str(value))
         return read_proc(self, name)
@@ -251,6 +268,8 @@ class MachineAids:
         UsageError
             There is no such file, or the kernel refuses the value.
         """
+        from kmem.machine.filesystem import read_sys, write_sys
+
         if value is not None:
             write_sys(self, path, str(value))
         return read_sys(self, path)

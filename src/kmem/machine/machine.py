@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import ctypes
-import hashlib
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,39 +25,35 @@ import numpy as np
 import numpy.typing as npt
 
 from kmem.errors import ConfigError, StateError, UsageError
-from kmem.machine.aids import MachineAids, start_aids
+from kmem.machine.aids import MachineAids
 from kmem.machine.boot import BootedMemory, boot_memory, write_sysctl
 from kmem.machine.description import Knob, MachineDescription
-from kmem.machine.kernel import PAGE_OFFSET, make_kernel
 from kmem.machine.memory_access import MemoryAccess
-from kmem.machine.observe import view_machine
-from kmem.machine.pressure import PRESSURE_SYSCTLS, pressure_sysctl
-from kmem.machine.process import Process
-from kmem.machine.sched import Sched
 from kmem.machine.task_calls import TaskCalls
 from kmem.machine.views import MachineView
 from kmem.mm.argument import expect
-from kmem.mm.debug_vm import validate_pages
 from kmem.mm.hooks import Hooks
 from kmem.mm.kernel import Kernel, current_kernel, enter_kernel, leave_kernel
 from kmem.mm.kmem_cache import KmemCaches
 from kmem.mm.mm_init import SystemZones
-from kmem.mm.mm_types import Rlimits
 from kmem.mm.mmzone import MemMap
 from kmem.mm.page_alloc import PageAllocator
-from kmem.mm.printk import Printk
-from kmem.mm.process_check import validate_processes
 from kmem.mm.slab_api import KmemCache, cache_object, forget_caches
 from kmem.mm.slab_common import CacheGeometry
 from kmem.mm.slab_config import SlabConfig
 from kmem.mm.slub import Slub
 from kmem.mm.slub_state import load_state, save_state
-from kmem.mm.task import Task
 from kmem.mm.tracepoint import Tracepoints
 from kmem.mm.x86 import ARCHITECTURES
 
 if TYPE_CHECKING:
     from _ctypes import _CData
+
+    from kmem.machine.process import Process
+    from kmem.machine.sched import Sched
+    from kmem.mm.mm_types import Rlimits
+    from kmem.mm.printk import Printk
+    from kmem.mm.task import Task
 
 T = TypeVar("T", bound="_CData")
 
@@ -222,6 +217,10 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
     def kernel(self) -> Kernel:
         """The machine's kernel as the code sees that runs in it; made when it is first asked for."""
         if self._kernel is None:
+            # replay and verification never ask: what only running code needs is imported here
+            from kmem.machine.aids import start_aids
+            from kmem.machine.kernel import make_kernel
+
             self._check_running()
             self._kernel = make_kernel(self, self._reports)
             start_aids(self)
@@ -275,6 +274,8 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
         OSError
             ENOMEM.
         """
+        from kmem.machine.process import Process
+
         return Process(self.kernel, name, rlimits=rlimits, privileged=privileged)
 
     def dmesg(self) -> str:
@@ -355,6 +356,8 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
     @property
     def page_offset(self) -> int:
         """Kernel address of physical address 0."""
+        from kmem.machine.kernel import PAGE_OFFSET
+
         return PAGE_OFFSET[self.arch]
 
     # Hooks
@@ -436,6 +439,8 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
         ConfigError
             If there is no such sysctl or the kernel would refuse the value.
         """
+        from kmem.machine.pressure import PRESSURE_SYSCTLS, pressure_sysctl
+
         self._check_running()
         key = name.removeprefix("vm.")
         if key in PRESSURE_SYSCTLS:
@@ -463,6 +468,8 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
         -----
         Complexity: O(frames + objects + areas).
         """
+        from kmem.mm.debug_vm import validate_pages
+
         self._check_running()
         validate_pages(self.page_alloc)
         if self._kernel is not None:
@@ -471,6 +478,8 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
             self._kernel.highmem.validate()
             self._kernel.reclaim.validate()
             if self._kernel.vm is not None:
+                from kmem.mm.process_check import validate_processes
+
                 validate_processes(self._kernel.vm)
         self.slub.validate()
 
@@ -481,6 +490,8 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
         -----
         Complexity: O(frames).
         """
+        import hashlib
+
         self._check_running()
         state = self.snapshot_arrays()
         digest = hashlib.blake2b(digest_size=16)
@@ -594,6 +605,8 @@ class Machine(TaskCalls, MemoryAccess, MachineAids):
 
     def view(self) -> MachineView:
         """Return what ``/proc`` would show of this machine now."""
+        from kmem.machine.observe import view_machine
+
         self._check_running()
         return view_machine(self.memmap, self.slub, None if self._kernel is None else self._kernel.reclaim)
 

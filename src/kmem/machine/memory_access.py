@@ -6,10 +6,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kmem.errors import StateError
-from kmem.machine.memory_map import MemoryMap, memory_map
 from kmem.mm import access
 
 if TYPE_CHECKING:
+    from kmem.machine.memory_map import MemoryMap
     from kmem.mm.kernel import Kernel
     from kmem.mm.pgtable import Walk
 
@@ -84,6 +84,7 @@ class MemoryAccess:
     def map(self) -> MemoryMap:
         """Return the memory map as it is now: it prints itself, and draws itself in notebooks."""
         from kmem.machine.machine import Machine
+        from kmem.machine.memory_map import memory_map
 
         assert isinstance(self, Machine)
         return memory_map(self)

@@ -11,17 +11,19 @@ Source: mm/vmstat.c, mm/slub.c:get_slabinfo @6.1.192
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kmem.machine.views import CacheView, MachineView, NodeView, PagesetView, ZoneView
 from kmem.mm.mmzone import MemMap
 from kmem.mm.page import KIND_NAMES
-from kmem.mm.reclaim import Reclaim
 from kmem.mm.slab_flags import SLAB_RECLAIM_ACCOUNT
 from kmem.mm.slub import Slub
 from kmem.profile import REFERENCE
+
+if TYPE_CHECKING:
+    from kmem.mm.reclaim import Reclaim
 
 __all__ = ["view_caches", "view_machine", "view_nodes"]
 

@@ -11,12 +11,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from kmem.analysis.failures import explain_kinds, zone_verdicts
 from kmem.analysis.fragmentation import unusable_free_index
 from kmem.analysis.summary import Analysis
 from kmem.analysis.usage import Usage
 from kmem.profile import format_gfp
-from kmem.report.explain import remedy_lines, wrapped, zone_lines
 from kmem.report.section import Section
 
 __all__ = ["Section", "report_replay"]
@@ -145,6 +143,9 @@ def _failures(a: Analysis, top: int) -> Iterator[Section]:
 
 def _explanations(a: Analysis, top: int) -> Section:
     """Why the first request of each kind was refused, and what would have helped it."""
+    from kmem.analysis.failures import explain_kinds, zone_verdicts  # most replays refuse nothing
+    from kmem.report.explain import remedy_lines, wrapped, zone_lines
+
     lines: list[str] = []
     for kind in explain_kinds(a, remedied=_MOST_REMEDIED)[: min(_MOST_REMEDIED, max(top, 1))]:
         failure = kind.first
