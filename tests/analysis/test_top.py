@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -307,16 +308,28 @@ def state(source: ReplaySource) -> tuple[str, int]:
     return clock.state, clock.events
 
 
-def test_a_watched_replay_ends_as_one_that_nobody_watches() -> None:
-    quiet = Variant().replay(BOOT)
-    source = ReplaySource(BOOT, Variant(), delay_s=0.001)
+@pytest.mark.parametrize(
+    ("trace", "settings"),
+    [
+        (BOOT, []),
+        (BOOT, ["scale_load=3", "mempool.dentry=4"]),
+        (BOOT, ["kvmalloc_above=4096"]),
+        (str(DATA / "traces/v7.trace.dat"), ["ram=256M"]),
+        (str(DATA / "traces/amd64.perf.data.zst"), []),
+        (str(DATA / "traces/i386.trace.txt.gz"), []),
+    ],
+)
+def test_a_watched_replay_ends_as_one_that_nobody_watches(trace: str, settings: list[str]) -> None:
+    variant = Variant().with_settings(settings)
+    quiet = variant.replay(trace)
+    source = ReplaySource(trace, variant, delay_s=0.001)
     source.start()
     assert source.join(120)
     assert source.error is None
     assert source.run is not None
     assert source.run.machine.digest() == quiet.machine.digest()
     assert len(source.run.samples) == len(quiet.samples)
-    expected = look_at_replay(quiet, BOOT)
+    expected = look_at_replay(quiet, trace)
     assert (source.latest.caches, source.latest.sites) == (expected.caches, expected.sites)
     assert source.latest.zones == expected.zones
     assert source.latest.sites_are == CALL_SITES
@@ -378,13 +391,23 @@ def test_speed_is_that_of_the_trace(tmp_path: Path) -> None:
     assert state(slow) == ("ended", 6)
 
 
-def test_a_replay_can_be_stopped_anywhere() -> None:
-    source = ReplaySource(BOOT, Variant(), paused=True)
+@pytest.mark.parametrize("trace", [BOOT, str(DATA / "traces/v7.trace.dat"), str(DATA / "traces/amd64.perf.data.zst")])
+def test_a_replay_can_be_stopped_anywhere(trace: str) -> None:
+    before = threading.active_count()
+    source = ReplaySource(trace, Variant(), paused=True)
     source.start()
     source.stop()
     assert source.join(0)
     assert source.error is None
-    source = ReplaySource(BOOT, Variant(), speed=1e-6)
+    source = ReplaySource(trace, Variant(), paused=True)
+    source.start()
+    wait_for(lambda: state(source)[0] == "paused")
+    source.step(777)
+    wait_for(lambda: state(source) == ("paused", 777))
+    source.stop()
+    assert source.join(0)
+    assert threading.active_count() == before  # those that read ahead have ended, too
+    source = ReplaySource(trace, Variant(), speed=1e-6)
     source.start()
     wait_for(lambda: state(source)[0] == "replaying")
     source.stop()
