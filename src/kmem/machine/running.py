@@ -481,7 +481,8 @@ class _Builder:
         restore_cache(slub, index, lists.dump(counts))
         for at in full:
             adopt_full_slab(slub, index, at, row.objperslab)
-        state.full[row.name] = [at for at in full if at in set(others)] if others else []
+        unknown = set(others)
+        state.full[row.name] = [at for at in full if at in unknown]
         for at in (*(at for at, _ in laid), *others):
             self.memmap.zones_array["foreign"][int(self.memmap.pages_array["zone"][at])] -= row.pagesperslab
         return int(row.num_slabs - len(laid) - len(others))
