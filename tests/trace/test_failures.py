@@ -231,6 +231,52 @@ def test_a_report_printed_in_pieces() -> None:
     assert (report.order, report.gfp, report.gfp_names) == (0, 0x1080020, "GFP_ATOMIC")
 
 
+def test_a_state_printed_in_pieces() -> None:
+    """As 4.9 prints it: whatever was meant to go on in the same line begins a new one."""
+    pieces = ["a: page allocation failure: order:0, mode:0x2080020(GFP_ATOMIC)", "Mem-Info:", "Node 0 "]
+    pieces += ["DMA32 free:1052kB min:1924kB low:3800kB high:5676kB", "active_anon:0kB present:19525kB managed:18869kB"]
+    pieces += [
+        "lowmem_reserve[]:",
+        " 0",
+        " 0",
+        " 62446",
+        " 62446",
+        "Node 0 ",
+        "DMA32: ",
+        "259*4kB ",
+        "(UME) ",
+        "0*8kB ",
+    ]
+    pieces += ["1*16kB ", "(U) ", "= 1052kB"]
+    info = one("".join(f"Feb 19 16:20:13 host kernel: {piece}\n" for piece in pieces)).meminfo
+    assert info is not None and info.complete
+    (dma32,) = info.zones
+    assert dma32.lowmem_reserve == [0, 0, 62446, 62446] and dma32.counters["managed"] == 18869
+    assert dma32.blocks == [(259, "UME"), (0, ""), (1, "U")]
+
+
+def test_two_first_lines_in_one() -> None:
+    report = one(
+        """\
+[73805.181180] swapper/8:
+[73805.181182] swapper/6:
+[73805.181184] page allocation failure: order:0page allocation failure: order:0, mode:0x2080020(GFP_ATOMIC)
+[73805.181191] CPU: 8 PID: 0 Comm: swapper/8 Tainted: G             L  4.9.0-5-amd64 #1 Debian 4.9.65-3+deb9u2
+"""
+    )
+    assert (report.order, report.gfp, report.comm, report.in_interrupt) == (0, 0x2080020, "swapper/8", True)
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    ["32*8kB 0*4kB (UM) 1*8kB = 264kB", "10*4kB (U) 1*8kB = 52kB", "1*4kB 1*8kB 1*16kB 1*64kB = 92kB"],
+)
+def test_free_blocks_that_contradict_themselves(blocks: str) -> None:
+    zone = "Normal free:264kB min:10kB low:20kB high:30kB present:9999kB\nlowmem_reserve[]: 0 0\nNormal: "
+    info = one(f"a: page allocation failure: order:0, mode:0x20\nMem-Info:\n{zone}{blocks}\n").meminfo
+    assert info is not None and info.damage and not info.complete
+
+
 def test_suppressed_reports_are_counted() -> None:
     report = one("warn_alloc: 59 callbacks suppressed\na: page allocation failure: order:0, mode:0x480020(GFP_ATOMIC)")
     assert report.detail["suppressed"] == 59

@@ -92,7 +92,7 @@ class FailureReport:
 
 _GFP = r"(?P<gfp>0x[0-9a-fA-F]{1,16})(?:\((?P<names>[^)]*)\))?"
 _PAGE = re.compile(
-    rf"(?P<comm>\S.*?): page allocation failure[:.]? ?order:(?P<order>\d{{1,9}}), ?mode:{_GFP}(?P<rest>.*)"
+    rf"(?:(?P<comm>\S.*?): )?page allocation failure[:.]? ?order:(?P<order>\d{{1,9}}), ?mode:{_GFP}(?P<rest>.*)"
 )
 _PAGE_CUT = re.compile(r"page allocation failure[:.]? ?order:(?P<order>\d{1,9})\s*$")
 _MODE = re.compile(rf"\s*, mode:{_GFP}")

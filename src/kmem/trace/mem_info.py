@@ -17,8 +17,8 @@ _NAMES = r"(DMA32|DMA|Normal|HighMem|Movable|Device)"
 _ZONE = re.compile(rf"(?:Node (\d+),? )?{_NAMES} free: ?\d+kB\b")
 _COUNTER = re.compile(r"(\w+(?:\(\w+\))?): ?(-?\d{1,15})\s?[kK][bB]\b")
 _RESERVE = re.compile(r"lowmem_reserve\[\]:((?: -?\d{1,15}\b)+)")
-_BLOCKS = re.compile(rf"(?:Node (\d+) )?{_NAMES}: ((?:\d+[*_]\d+kB ?(?:\([A-Z]*\) ?)*)+)=")
-_BLOCK = re.compile(r"(\d{1,15})[*_]\d+kB(?: \(([A-Z]*)\))?")
+_BLOCKS = re.compile(rf"(?:Node (\d+) )?{_NAMES}: ((?:\d+[*_]\d+kB ?(?:\([A-Z]*\) ?)*)+)=(?: ?(\d{{1,15}})kB)?")
+_BLOCK = re.compile(r"(\d{1,15})[*_](\d{1,9})kB(?: \(([A-Z]*)\))?")
 _GLOBAL = re.compile(r"\b([a-z_]+):(\d{1,15})(?![\dkK])")
 _MOST_COUNTER_TEXT = 4000
 
@@ -130,7 +130,9 @@ def read_mem_info(block: list[str], damage: str = "") -> MemInfo:
         if found is None:
             info.damage = info.damage or "a zone's line is missing"
         elif found.blocks is None:
-            found.blocks = [(int(count), letters) for count, letters in _BLOCK.findall(match[3])]
+            blocks = [(int(count), int(kb), letters) for count, kb, letters in _BLOCK.findall(match[3])]
+            found.blocks = [(count, letters) for count, _, letters in blocks]
+            info.damage = info.damage or _contradiction(blocks, match[4])
     info.zones = list(zones.values())
     head = text[: starts[0].start()] if starts else text
     info.counters = {name: int(value) for name, value in _GLOBAL.findall(head)}
@@ -142,6 +144,15 @@ def read_mem_info(block: list[str], damage: str = "") -> MemInfo:
     info.hugepage_kb = _count(text, r"hugepages_size=(\d+)kB")
     info.page_kb = _count(text, r": \d+[*_](\d+)kB ") or 4
     return info
+
+
+def _contradiction(blocks: list[tuple[int, int, str]], total: str | None) -> str:
+    """What is wrong with free blocks: each is twice as large as the one before, and the kernel adds them up."""
+    if any(kb != blocks[0][1] << order for order, (_, kb, _) in enumerate(blocks)):
+        return "lines of two reports are mixed"
+    if total is not None and int(total) != sum(count * kb for count, kb, _ in blocks):
+        return "the free blocks of a zone do not add up to what the log says"
+    return ""
 
 
 def _count(text: str, pattern: str) -> int | None:
