@@ -107,6 +107,19 @@ def test_slabs_hold_the_objects_that_live(result: dict[str, Any]) -> None:
         assert used == live[cache["name"]], cache["name"]
 
 
+def test_of_many_slabs_the_emptiest_are_drawn(
+    run: Replay, result: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kmem.report.result._MOST_SLABS", 2)
+    whole = {cache["name"]: cache for cache in result["page"]["slabs"]}
+    found = replay_result(run, analyse(run), source="boot.trace.txt.gz")["page"]["slabs"]
+    assert any(cache["slabs"] > 2 for cache in found)
+    for cache in found:
+        used = sorted(sum(site >= 0 for site in slab["objects"]) for slab in whole[cache["name"]]["shown"])
+        assert sorted(sum(site >= 0 for site in slab["objects"]) for slab in cache["shown"]) == used[:2]
+        assert all(slab in whole[cache["name"]]["shown"] for slab in cache["shown"])
+
+
 def test_page_is_one_file_that_asks_nobody(result: dict[str, Any]) -> None:
     text = page(result).decode()
     own = text.replace(text[text.index("<script>") : text.index("</script>", text.index("<script>"))], "")
@@ -270,6 +283,26 @@ def test_browser_shows_the_moment_of_the_slider(browser: Browser, written: Path,
         assert found.get("slab of inode_cache", 0) == counts[film["owners"].index("inode_cache")]
         pictures.add(picture(browser))
     assert len(pictures) >= 2, "the map never changed"
+
+
+def test_browser_says_what_is_free_at_the_moment(browser: Browser, written: Path, result: dict[str, Any]) -> None:
+    samples, last = result["page"]["samples"], len(result["page"]["map"]["moments"]) - 1
+    for moment, sample in ((0, 0), (last, -1)):
+        browser.open(written, f"#moment={moment}")
+        free = sum(cell["pages"][sample] for zone in samples["zones"] for cell in zone["free"])
+        shown = text_of(browser, "free-text")
+        assert f"s: {free / 256:.1f} MiB free (" in shown
+        assert f"{samples['fallbacks'][sample]:,} fallbacks until then." in shown
+
+
+def test_browser_lists_every_cache(browser: Browser, written: Path, result: dict[str, Any]) -> None:
+    browser.open(written)
+    rows = browser.value(
+        "[...document.querySelectorAll('#cache-table tr')].map(row => [...row.cells].map(cell => cell.textContent))"
+    )
+    shown = {row[0]: row for row in rows}
+    for cache in sorted(result["caches"], key=lambda each: -each["slab_pages"])[:20]:
+        assert shown[cache["name"]][2:4] == [f"{cache['live']:,}", f"{cache['slab_objects']:,}"]
 
 
 def test_browser_opens_at_a_moment(browser: Browser, written: Path) -> None:

@@ -180,6 +180,13 @@ function cacheChart() {
 const lives = new Map((data.lifetimes || []).map(row => [row.name, row]));
 // null where nothing is known, or nothing was freed, or nothing lives
 const lived = (row, key, counted) => { const found = lives.get(row.name); return found && found[counted] ? found[key] : null; };
+function cacheTable() {
+  const rows = data.caches.slice().sort((a, b) => b.slab_pages - a.slab_pages).slice(0, 100);
+  const table = $("cache-table"), heads = ["object", "in use", "room", "used", "slabs", "pages", "wasted", "most at one time"];
+  const head = cells("th", ["Cache", ...heads.map(text => element("th", text, "n"))]);
+  table.replaceChildren(head, ...rows.map(row => cells("td", [row.name, ...[bytes(row.size_bytes), number(row.live), number(row.slab_objects),
+    (100 * row.utilisation).toFixed(0) + " %", number(row.slabs), number(row.slab_pages), bytes(row.wasted_bytes), number(row.peak)].map(text => element("td", text, "n"))])));
+}
 const SITE_KEYS = {
   peak_alloc: ["bytes at the peak", row => row.peak_alloc, bytes], bytes_alloc: ["bytes in all", row => row.bytes_alloc, bytes],
   live_alloc: ["live bytes", row => row.live_alloc, bytes],
@@ -258,7 +265,7 @@ function slabDrawing() {
   const cache = (extra.slabs || [])[Number($("cache").value)];
   if (!cache) { $("cache-text").textContent = extra.slabs ? "There are no slabs." : "The result has no slabs to draw."; return; }
   $("cache-text").textContent = `${cache.name}: ${plural(cache.slabs, "slab")} of ${4 << cache.order} KiB, objects of ${number(cache.size_bytes)} bytes`
-    + (cache.shown.length < cache.slabs ? `; the first ${cache.shown.length} are drawn.` : ".") + " Filled: in use. Dashed: kept by a CPU.";
+    + (cache.shown.length < cache.slabs ? `; the ${cache.shown.length} emptiest are drawn.` : ".") + " Filled: in use. Dashed: kept by a CPU.";
   $("slab-drawing").replaceChildren(...cache.shown.map(slab => {
     const box = element("div", undefined, slab.cpu ? "slab cpu" : "slab"), objects = element("div", undefined, "objects");
     const used = slab.objects.filter(site => site >= 0).length;
@@ -406,6 +413,15 @@ function play() {
   }
   $("play").textContent = playing ? "Pause" : "Play";
 }
+function freeText() {
+  const samples = extra.samples, time = map.moments[shown.at].time_ns;
+  if (!samples) return;
+  const found = samples.time_ns.findIndex(each => each >= time), at = found < 0 ? samples.time_ns.length - 1 : found;
+  const free = samples.zones.map(zone => [zone.name, zone.free.reduce((sum, cell) => sum + cell.pages[at], 0)]);
+  $("free-text").textContent = `At the moment of the map, ${seconds(time).toFixed(3)} s: ${bytes(free.reduce((sum, each) => sum + each[1], 0) * 4096)} free`
+    + (free.length > 1 ? ` (${free.map(([name, pages]) => `${name} ${bytes(pages * 4096)}`).join(", ")})` : "") + `, ${bytes(samples.slab_pages[at] * 4096)} in slabs`
+    + `; ${number(samples.failures[at])} requests refused and ${number(samples.fallbacks[at])} fallbacks until then.`;
+}
 let line = 0;
 function drawLine() { // not with each step of the slider: a chart takes longer than the map
   clearTimeout(line);
@@ -436,6 +452,7 @@ async function showMoment() {
   drawMap();
   ownerTable();
   typeLegend();
+  freeText();
   drawLine();
 }
 function stepMoment(by) {
@@ -665,6 +682,7 @@ async function start() {
   failures();
   addressSpace();
   slabDrawing();
+  cacheTable();
   const read = new Promise(done => document.addEventListener("DOMContentLoaded", done, { once: true }));
   await startMap();
   await read;

@@ -180,7 +180,7 @@ def _packed(moments: Sequence[FrameMoment], table: npt.NDArray[np.uint8]) -> lis
 
 
 def _slabs(run: Replay) -> list[dict[str, Any]]:
-    """The largest caches, each with its first slabs, and for each object its call site or -1."""
+    """The largest caches, each with its emptiest slabs, and for each object its call site or -1."""
     slub, memmap = run.machine.slub, run.machine.memmap
     pages = memmap.pages_array[: memmap.nr_frames]
     heads = np.flatnonzero(pages["kind"] == _SLAB)
@@ -195,15 +195,17 @@ def _slabs(run: Replay) -> list[dict[str, Any]]:
         geometry = slub.geometries[cache]
         mine = heads[caches == cache]
         most = max(1, min(_MOST_SLABS, _MOST_OBJECTS // max(1, geometry.objects)))
-        own = entries["cache"] == cache
+        own = np.flatnonzero(entries["cache"] == cache)
+        own = own[np.argsort(addresses[own], kind="stable")]
         places, sites = addresses[own], entries["site"][own]
+        bounds = np.searchsorted(places, [mine << 12, (mine << 12) + pages["objects"][mine] * np.int64(geometry.size)])
+        emptiest = np.argsort(bounds[1] - bounds[0], kind="stable")[:most]
         slabs = []
-        for head in mine[:most].tolist():
-            start, objects = head << 12, int(pages["objects"][head])
-            inside = (places >= start) & (places < start + objects * geometry.size)
-            holders = [-1] * objects
+        for at in np.sort(emptiest).tolist():
+            head, inside = int(mine[at]), slice(int(bounds[0, at]), int(bounds[1, at]))
+            holders = [-1] * int(pages["objects"][head])
             for place, site in zip(places[inside].tolist(), sites[inside].tolist(), strict=True):
-                holders[(place - start) // geometry.size] = site
+                holders[(place - (head << 12)) // geometry.size] = site
             slabs.append({"pfn": head, "cpu": bool(pages["frozen"][head]), "objects": holders})
         drawn = {site for slab in slabs for site in slab["objects"] if site > 0}
         shown.append(
