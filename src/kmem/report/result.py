@@ -200,7 +200,7 @@ def _slabs(run: Replay) -> list[dict[str, Any]]:
         places, sites = addresses[own], entries["site"][own]
         bounds = np.searchsorted(places, [mine << 12, (mine << 12) + pages["objects"][mine] * np.int64(geometry.size)])
         emptiest = np.argsort(bounds[1] - bounds[0], kind="stable")[:most]
-        slabs = []
+        slabs: list[dict[str, Any]] = []
         for at in np.sort(emptiest).tolist():
             head, inside = int(mine[at]), slice(int(bounds[0, at]), int(bounds[1, at]))
             holders = [-1] * int(pages["objects"][head])
