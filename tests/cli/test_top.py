@@ -78,8 +78,9 @@ def _may_mount() -> bool:
         or not Path("/proc/slabinfo").exists()
     ):
         return False
+    version = subprocess.run(["slabtop", "--version"], capture_output=True, text=True, check=False).stdout
     done = subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False)
-    return done.returncode == 0
+    return done.returncode == 0 and "procps-ng 4." in version
 
 
 @pytest.mark.parametrize("key", CACHE_KEYS)
@@ -202,6 +203,7 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
     message = error(capsys, str(tmp_path))
     assert f"{tmp_path / 'slabinfo'}:{line}: not the line of a slab cache; the file may be cut off\n" in message
     assert "nowhere: cannot be opened: No such file" in error(capsys, str(tmp_path / "nowhere"))
+    assert "slabinfo is a file of /proc, and no trace; name its folder" in error(capsys, str(tmp_path / "slabinfo"))
     (tmp_path / "slabinfo").unlink()
     assert "name a folder with copies of these files" in error(capsys, str(tmp_path))
     assert "--machine is for replays; name a trace" in error(capsys, "--machine", "x86_64")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _PROC = Path("/proc")
+_FILES = ("slabinfo", "buddyinfo", "zoneinfo", "vmallocinfo")
 _KEYS = tuple("abclvnopsu")
 _VIEWS = ("all", "caches", "zones", "sites")
 _LIVE_DELAY_S = 3.0
@@ -131,6 +132,8 @@ def command(
             raise UsageError(f"{given[0]} is for replays", remedy="name a trace, too")
         return _proc(source, text, as_json, sort, view, rows, delay)
     assert source is not None
+    if Path(source).name.removesuffix(".txt") in _FILES:
+        raise UsageError(f"{source} is a file of /proc, and no trace", remedy="name its folder")
     from kmem.machine.slabinfo import read_slabinfo
     from kmem.replay.variant import Variant
 
