@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -128,6 +129,24 @@ def test_json_and_report(states: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "zone HighMem" in out and "modelled" in out and "assumed: " in out and "inode_cache" in out
 
 
+def test_running_from_the_state_of_a_folder(states: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The report, the files and the page of a replay that began with as much free memory as there was."""
+    options = ["--machine", str(states / "amd64-before"), str(TRACES["amd64"])]
+    assert main(["replay", "--json", *options]) == 0
+    booted = json.loads(capsys.readouterr().out)
+    assert main(["replay", "--running", "--json", *options]) == 0
+    running = json.loads(capsys.readouterr().out)
+    assert running["memory"]["free_at_start"] == 3808 + 100531 + 149 < booted["memory"]["free_at_start"]
+    assert running["unknown_frees"] < booted["unknown_frees"]
+    assert any("/proc counts them" in text for text in running["machine"]["assumed"])
+    inode_cache = next(cache for cache in running["caches"] if cache["name"] == "inode_cache")
+    assert inode_cache["slabs"] == 922 and inode_cache["live"] < inode_cache["slab_objects"]
+    assert main(["replay", "--running", "--proc", "slabinfo", *options]) == 0
+    assert re.search(r"^kernfs_node_cache +11456 +11456 ", capsys.readouterr().out, re.M)
+    assert main(["replay", "--running", "--html", str(tmp_path / "page.html"), *options]) == 0
+    assert "in use since before the trace" in (tmp_path / "page.html").read_text()
+
+
 @pytest.mark.parametrize("missing", ["zoneinfo", "buddyinfo", "pagetypeinfo", "slabinfo", "iomem", "meminfo"])
 def test_any_file_may_be_missing(
     missing: str, states: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -163,6 +182,11 @@ def test_bad_input(states: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["--machine", before, "--expect", after, "--set", "vm.min_free_kbytes=4096", trace], "--set"),
         (["--machine", before, "--expect", after, "--html", str(tmp_path / "x.html"), trace], "--html"),
         (["--machine", before, "--expect", after, str(tmp_path / "no.trace")], "no.trace"),
+        (["--machine", before, "--expect", after, "--proc", "buddyinfo", trace], "--proc"),
+        (["--running", trace], "--machine"),
+        (["--running", "--machine", "i386", trace], "--machine"),
+        (["--running", "--machine", before, "--set", "vm.min_free_kbytes=4096", trace], "--set"),
+        (["--running", "--machine", str(empty), trace], "how much memory is free"),
     ):
         assert main(["replay", *args]) == 2
         shown = capsys.readouterr()

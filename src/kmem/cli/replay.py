@@ -69,6 +69,7 @@ def transform_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "kmem replay --machine before.dump.jsonl.gz --expect after.dump.jsonl.gz trace.txt.gz",
             "from a recorded state, each answer compared with the recorded one",
         ),
+        ("kmem replay --machine t-before/ --running t.trace.dat", "on the machine as it was then"),
         (
             "kmem replay --machine t-before/ --expect t-after/ t.trace.dat",
             "between copies of /proc: free blocks and slabs as they are and as they should be",
@@ -88,6 +89,11 @@ def transform_options(command: Callable[..., Any]) -> Callable[..., Any]:
     type=click.Path(path_type=Path),
     help="State dump, or copies of /proc files, after the trace; --machine gives those before it. With dumps, answers "
     "are compared one by one.",
+)
+@click.option(
+    "--running",
+    is_flag=True,
+    help="Begin in the state that the /proc files of --machine show, not as after boot.",
 )
 @click.option("--ram", metavar="SIZE", help="Memory of a preset or inferred machine, as in 2G.")
 @click.option("--cpus", type=click.IntRange(1), help="CPUs of a preset or inferred machine.")
@@ -119,6 +125,7 @@ def command(
     trace: str,
     machine: str | None,
     expect: Path | None,
+    running: bool,
     ram: str | None,
     cpus: int | None,
     knobs: tuple[str, ...],
@@ -144,7 +151,8 @@ def command(
     kmem events, plain or packed with gzip, zstd or xz; - is standard input. Every request is made to
     the model, which answers as Linux 6.1 would. Without --machine the machine is inferred from the
     trace. The report says what became of memory; with --compare, what the settings and changes made
-    of it.
+    of it. A machine of copies of /proc files begins as after boot, or, with --running, with as much
+    free memory and as many slabs as they show.
 
     A SITE is a function, or a pattern such as ext4_*.
     """
@@ -156,12 +164,16 @@ def command(
     dump = machine is not None and ".jsonl" in Path(machine).suffixes
     if expect is not None:
         _check_expect(machine, expect, dump)
-    if machine is not None and (dump or expect is not None):
-        if ram is not None or cpus is not None or knobs or changes or compare or slabinfo is not None or proc:
+    state = _state_folder(machine) if running else None
+    if machine is not None and (dump or running or expect is not None):
+        if ram is not None or cpus is not None or knobs or changes or compare or slabinfo is not None:
             raise UsageError(
                 f"{machine} is a recorded state, which is taken as it is",
-                remedy="leave --ram, --cpus, --set, --slabinfo, --proc and changes of the trace out",
+                remedy="leave --ram, --cpus, --set, --slabinfo and changes of the trace out",
             )
+    if machine is not None and (dump or expect is not None):
+        if proc:
+            raise UsageError("--proc shows a replay, not a comparison", remedy="leave it out")
         if html is not None or save is not None:
             raise UsageError("--html and --save show a replay, not a comparison", remedy="leave them out")
         if dump:
@@ -194,7 +206,11 @@ def command(
 
     def replayed(each: Variant, **more: Any) -> Replay:
         with progress_bar(trace) as progress:
-            return each.replay(trace, progress=progress, **options, **more)
+            if state is None:
+                return each.replay(trace, progress=progress, **options, **more)
+            from kmem.replay.running import replay_running
+
+            return replay_running(trace, state, seed=seed, progress=progress, kallsyms=kallsyms, **more)
 
     if compare:
         _compare(replayed(base), replayed(variant), trace, as_json)
@@ -252,6 +268,18 @@ def _fidelity(trace: str, before: Path, after: Path | None, as_json: bool) -> in
         for line in fidelity_lines(measured):
             click.echo(line)
     return 0
+
+
+def _state_folder(machine: str | None) -> Path:
+    """The folder whose files show the state to begin in."""
+    if machine == "live":
+        return Path("/proc")
+    if machine is None or not Path(machine).is_dir():
+        raise UsageError(
+            "--running begins in the state that /proc files show",
+            remedy="give --machine with a folder of copies, or live",
+        )
+    return Path(machine)
 
 
 def _check_expect(machine: str | None, expect: Path, dump: bool) -> None:

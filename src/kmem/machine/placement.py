@@ -63,6 +63,10 @@ class Holes:
         """Pages that are not cut out yet."""
         return sum(1 << order for order, _ in self._holes.values())
 
+    def rest(self) -> list[tuple[int, int]]:
+        """Frame and order of every block that is not cut out, from low to high."""
+        return sorted((pfn, order) for pfn, (order, _) in self._holes.items())
+
     def take(self, pfn: int, order: int) -> bool:
         """Cut out a certain block; False if part of it is not there."""
         if pfn & ((1 << order) - 1):

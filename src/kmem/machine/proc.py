@@ -375,7 +375,7 @@ def parse_meminfo(text: str) -> dict[str, int]:
     return values
 
 
-def _read(folder: Path, name: str, parse: Callable[[str], _T]) -> _T | None:
+def _read(folder: Path, name: str, parse: Callable[[str], _T], *, partial: bool = False) -> _T | None:
     for path in (folder / name, folder / f"{name}.txt"):
         if not path.is_file():
             continue
@@ -384,6 +384,8 @@ def _read(folder: Path, name: str, parse: Callable[[str], _T]) -> _T | None:
         except UnicodeDecodeError as error:
             raise InputError("not a text file", file=path, byte=error.start) from None
         except OSError as error:
+            if partial and isinstance(error, PermissionError):
+                return None
             raise InputError(f"cannot be read: {error.strerror}", file=path) from None
         except InputError as error:
             raise error.at(file=path) from None
@@ -400,7 +402,8 @@ def read_proc_folder(folder: Path, *, partial: bool = False) -> MachineView:
         ``slabinfo``, ``iomem`` and ``meminfo``, also with the suffix ``.txt``.
     partial : bool
         Whether ``zoneinfo`` may be missing; zones are then those of ``buddyinfo`` or
-        ``pagetypeinfo``, with nothing but free blocks.
+        ``pagetypeinfo``, with nothing but free blocks. Nor need this user be
+        allowed to read every file.
 
     Returns
     -------
@@ -414,11 +417,11 @@ def read_proc_folder(folder: Path, *, partial: bool = False) -> MachineView:
     """
     if not folder.is_dir():
         raise InputError("no such folder", file=folder)
-    nodes = _read(folder, "zoneinfo", parse_zoneinfo)
+    nodes = _read(folder, "zoneinfo", parse_zoneinfo, partial=partial)
     if nodes is None and not partial:
         raise InputError("no zoneinfo in this folder", file=folder, remedy="copy /proc/zoneinfo into it")
-    types = _read(folder, "pagetypeinfo", parse_pagetypeinfo)
-    listed = _read(folder, "buddyinfo", parse_buddyinfo) or ()
+    types = _read(folder, "pagetypeinfo", parse_pagetypeinfo, partial=partial)
+    listed = _read(folder, "buddyinfo", parse_buddyinfo, partial=partial) or ()
     buddy = {(zone.node, zone.name): zone.nr_free for zone in listed}
     typed = {(zone.node, zone.name): zone for zone in types.zones} if types else {}
     if nodes is None:
@@ -438,9 +441,9 @@ def read_proc_folder(folder: Path, *, partial: bool = False) -> MachineView:
 
     return MachineView(
         nodes=tuple(replace(node, zones=tuple(merged(zone) for zone in node.zones)) for node in nodes),
-        caches=_read(folder, "slabinfo", parse_slabinfo) or (),
+        caches=_read(folder, "slabinfo", parse_slabinfo, partial=partial) or (),
         pageblock_order=types.pageblock_order if types else None,
         migrate_types=types.migrate_types if types else (),
-        iomem=_read(folder, "iomem", parse_iomem) or (),
-        meminfo_kb=_read(folder, "meminfo", parse_meminfo) or {},
+        iomem=_read(folder, "iomem", parse_iomem, partial=partial) or (),
+        meminfo_kb=_read(folder, "meminfo", parse_meminfo, partial=partial) or {},
     )

@@ -24,11 +24,12 @@ no ``slabinfo``         caches have no slabs
 
 The caller may know frames and objects that were in use, or slabs that had free
 objects; they lie where they really lay.  Everything else in use is somebody's whom
-the model does not know.
+the model does not know: blocks that nobody frees.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -133,7 +134,8 @@ def read_state(folder: Path) -> StateFiles:
             file=folder,
             remedy="copy zoneinfo, buddyinfo and pagetypeinfo of /proc there",
         )
-    path = next((path for name in ("slabinfo", "slabinfo.txt") if (path := folder / name).is_file()), None)
+    paths = (folder / name for name in ("slabinfo", "slabinfo.txt"))
+    path = next((path for path in paths if path.is_file() and os.access(path, os.R_OK)), None)
     rows = read_slabinfo(path) if path is not None else {}
     return StateFiles(folder, view, {name: _with_slabs(row) for name, row in rows.items()})
 
@@ -179,6 +181,7 @@ def start_running(
     builder.place_free()
     builder.place_blocks(blocks or {})
     builder.place_slabs(slabs or {})
+    builder.hold_the_rest()
     return builder.state
 
 
@@ -397,6 +400,16 @@ class _Builder:
             pages["order"][at] = order
             pages["flags"][at] = 0
             self.memmap.zones_array["foreign"][int(pages["zone"][at])] -= 1 << order
+
+    def hold_the_rest(self) -> None:
+        """Make everything else in use an allocated block of somebody whom the model does not know."""
+        pages = self.memmap.pages_array
+        for zone in self.zones:
+            for pfn, order in zone.holes.rest():
+                pages["kind"][pfn] = _ALLOCATED
+                pages["order"][pfn] = order
+                pages["flags"][pfn] = 0
+                self.memmap.zones_array["foreign"][zone.zone_id] -= 1 << order
 
     def _zones_for(self, pfn: int) -> list[_Zone]:
         """All zones, that of a frame first, then the highest."""

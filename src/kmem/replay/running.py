@@ -13,7 +13,7 @@ Neither frames nor addresses can be compared: where things lay is not known.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from kmem.replay.engine import ReplayEngine
 from kmem.replay.fidelity import Fidelity
 from kmem.replay.infer import Survey, architecture, survey
 from kmem.replay.replay import Progress, Replay, readable_twice
+from kmem.trace.events import EventBatch
 from kmem.trace.reader import open_trace
 
 __all__ = ["RunningMachine", "measure_running", "replay_running"]
@@ -132,7 +133,14 @@ class RunningMachine:
 
 
 def replay_running(
-    trace: str, folder: Path, *, seed: int = 0, progress: Progress | None = None, **options: Any
+    trace: str,
+    folder: Path,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+    keep_frames: bool = False,
+    observe: Callable[[EventBatch], None] | None = None,
+    **options: Any,
 ) -> Replay:
     """Replay a trace on the machine whose ``/proc`` files a folder holds, from the state that they show.
 
@@ -146,6 +154,8 @@ def replay_running(
         Seed of everything random.
     progress : callable, optional
         Called with bytes read and in all.
+    keep_frames, observe
+        As for :func:`kmem.replay.replay.replay`.
     **options
         For :func:`~kmem.trace.reader.open_trace`.
 
@@ -187,9 +197,10 @@ def replay_running(
                 [*assumed, *prior.state.assumed],
                 notes=_notes(machine, found, digits, nr_cpus),
                 slabinfo=files.caches,
+                keep_frames=keep_frames,
                 prior=prior,
             )
-            run.run(page_offset=found.page_offset, progress=progress)
+            run.run(page_offset=found.page_offset, progress=progress, observe=observe)
     return run
 
 
