@@ -213,6 +213,24 @@ def test_two_cpus_printing_at_the_same_time() -> None:
         assert report.meminfo is not None and report.meminfo.complete
 
 
+def test_two_machines_in_one_log() -> None:
+    names = ("amd64-384M-order0-atomic", "i386-1024M-slub-order0-atomic", "amd64-256M-oom-memcg")
+    each = [[f"Nov 23 01:02:03 host{n} kernel: {line}" for line in lines_of(name)] for n, name in enumerate(names)]
+    together = found([line for group in zip_longest(*each) for line in group if line])
+    alone = [report for lines in each for report in found(lines)]
+    assert sorted((r.text, repr(r.meminfo), r.kernel, r.stack) for r in together) == sorted(
+        (r.text, repr(r.meminfo), r.kernel, r.stack) for r in alone
+    )
+    assert [report.line for report in together] == sorted(report.line for report in together)
+
+
+def test_a_boot_between_lines_of_journald() -> None:
+    first = ["Nov 23 01:02:03 host kernel: " + line.split("] ", 1)[1] for line in lines_of("amd64-384M-order0-atomic")]
+    cut = next(n for n, line in enumerate(first) if "lowmem_reserve" in line)
+    (report,) = found([*first[:cut], "-- Boot 0123456789abcdef0123456789abcdef --", *first[cut + 9 :]])
+    assert report.meminfo is not None and not report.meminfo.complete
+
+
 def test_two_reports_mixed_without_callers_are_not_relied_upon() -> None:
     first, second = lines_of("amd64-384M-order0-atomic"), lines_of("amd64-384M-order0-nowait")
     lines = [line for pair in zip_longest(first, second) for line in pair if line]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import dataclasses
 import itertools
 import re
 from collections.abc import Iterable, Iterator
@@ -44,7 +45,9 @@ _DATE = (
     rf"(?:{_ISO}|\w{{2,4}} {_ISO}|[^\s\[\]]{{1,6}} {{1,2}}\d{{1,2}} (?:\d{{4}} )?\d\d:\d\d:\d\d(?:\.\d+)?"
     r"|\w{3} \w{3} {1,2}\d{1,2} \d\d:\d\d:\d\d(?:\.\d+)? \d{4}|\d{10}\.\d{6})"
 )
-_KERNEL = re.compile(rf"(?:<\d{{1,3}}>1? ?)?(?:{_DATE} (?:\S*[^\s:] ){{0,2}})?kernel(?:\[\d+\])?: ")
+_KERNEL = re.compile(
+    rf"(?:<\d{{1,3}}>1? ?)?(?:{_DATE} (?:(?!kern\.)(?P<host>\S*[^\s:]) )?(?:\S*[^\s:] )?)?kernel(?:\[\d+\])?: "
+)
 _RFC_5424 = re.compile(rf"<\d{{1,3}}>1 {_ISO} \S+ (?P<program>\S+) \S+ \S+ (?:-|\[[^\]]*\]) ")
 _PROGRAM = re.compile(rf"{_DATE} (?:\S+ ){{1,2}}[\w./@()+-]+(?:\[\d+\])?: ")
 # what looks like a program's line: dmesg --time-format iso, a container's log, a remote console
@@ -70,7 +73,7 @@ _OTHERS = tuple(
 #: How lines of a report begin, where only the first of several lines has a prefix.
 _OWN_LINE = re.compile(
     r"\[<[0-9a-f]{8}|Call [Tt]race:|Mem-[Ii]nfo:|lowmem_reserve\[|Node \d|CPU: \d|Hardware name|[a-z_]+_anon:|"
-    r"(?:DMA|DMA32|Normal|HighMem|Movable)(?: free:|: ?\d)|\d+ (?:total )?page|(?:Free|Total) swap"
+    r"(?:DMA|DMA32|Normal|HighMem|Movable)(?: free:|: ?\d)|\d+ (?:total )?page|(?:Free|Total) swap|-- "
 )
 #: What some line of a report has in it, without its spaces, which may have become line breaks.
 _WORTH_READING = (
@@ -99,6 +102,8 @@ class LogLine:
         Task (``T107``) or CPU (``C1``) that printed it, empty if the log does not say.
     foreign : bool
         Whether another program than the kernel wrote it.
+    host : str
+        The machine, where syslog names it.
     """
 
     number: int
@@ -107,6 +112,7 @@ class LogLine:
     stamped: bool
     caller: str = ""
     foreign: bool = False
+    host: str = ""
 
 
 @dataclass(slots=True)
@@ -118,9 +124,10 @@ class _Bare:
     stamped: bool = False
     caller: str = ""
     foreign: bool = False
+    host: str = ""
 
     def line(self, number: int) -> LogLine:
-        return LogLine(number, self.text, self.time_us, self.stamped, self.caller, self.foreign)
+        return LogLine(number, self.text, self.time_us, self.stamped, self.caller, self.foreign, self.host)
 
     def take(self, match: re.Match[str], *, foreign: bool = False) -> bool:
         """Cut a prefix off; whether there was one."""
@@ -141,6 +148,7 @@ class _Bare:
         """Cut off what a logging program put in front."""
         text = self.text
         if match := _KERNEL.match(text):
+            self.host = match["host"] or self.host
             return self.take(match)
         if match := _RFC_5424.match(text):
             return self.take(match, foreign=match["program"] != "kernel")
@@ -246,7 +254,7 @@ class _Joiner:
         if held is not None and not bare.stamped and self.goes_on(number, bare.text):
             glue = "" if len(self.held_raw) == self.width or held.text.endswith(" ") or bare.text[:1] == " " else " "
             text = held.text + glue + bare.text
-            self.hold(LogLine(held.number, text, held.time_us, held.stamped, held.caller, held.foreign), raw)
+            self.hold(dataclasses.replace(held, text=text), raw)
             self.last = number
             return
         yield from self.flush()

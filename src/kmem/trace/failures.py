@@ -24,6 +24,7 @@ _MAX_DETAILS = 40
 _PAUSE_US = 10_000_000  # nothing that belongs together is this far apart
 _REBOOT_US = 60_000_000  # CPUs' clocks differ by less than this
 _MOST_TRACKS = 1000
+_MOST_HOSTS = 1000
 _NEAR = 200
 _MOST_GUARD_BYTES = 1 << 20
 _NO_ROOM, _SOMEHOW = "no room in the vmalloc area", "allocation failure"
@@ -177,10 +178,10 @@ class _Track:
 
 
 class _Finder:
-    """State while going through a log."""
+    """State while going through the log of one machine."""
 
-    def __init__(self) -> None:
-        self.reports: deque[tuple[FailureReport, _Track]] = deque()
+    def __init__(self, reports: deque[tuple[FailureReport, _Track]]) -> None:
+        self.reports = reports  # of all machines
         self.tracks: dict[str, _Track] = {}
         self.kernel: str | None = None
         self.time_us = 0
@@ -189,8 +190,6 @@ class _Finder:
 
     def feed(self, line: LogLine) -> None:
         """Take one line."""
-        if line.foreign:
-            return
         text = line.text
         if self.new_boot(line):
             return
@@ -228,14 +227,18 @@ class _Finder:
         else:
             back = False
         if banner or boot or back:
-            for track in self.tracks.values():
-                self.close(track)
+            self.close_all()
             self.tracks.clear()
             self.kernel = banner[1] if banner else None
             self.suppressed, self.sysrq = 0, False
             if boot:
                 self.time_us = 0
         return bool(banner or boot)
+
+    def close_all(self) -> None:
+        """End what is open."""
+        for track in self.tracks.values():
+            self.close(track)
 
     def over(self, track: _Track, line: LogLine) -> bool:
         """Whether a line cannot belong to the open report any more."""
@@ -359,13 +362,6 @@ class _Finder:
             report.in_interrupt |= report.pid == 0 or (report.comm or "").startswith("swapper/")
         track.report = track.block = None
         track.damage, track.doubtful, track.loose = "", [], []
-
-    def closed(self) -> Iterator[FailureReport]:
-        """Hand out the reports that are finished, in their order."""
-        while self.reports and self.reports[0][1].report is not self.reports[0][0]:
-            report = self.reports.popleft()[0]
-            if report.kind != "order-warning" or _is_order_warning(report):
-                yield report
 
     # -- further lines ------------------------------------------------------
 
@@ -545,16 +541,33 @@ def iter_failures(lines: Iterable[LogLine]) -> Iterator[FailureReport]:
     Notes
     -----
     Memory does not grow with the log.  Reports that several tasks or CPUs print
-    at the same time are kept apart where each line says whose it is.
+    at the same time are kept apart where each line says whose it is, and so are
+    those of several machines in one log.
     """
-    finder = _Finder()
+    reports: deque[tuple[FailureReport, _Track]] = deque()
+    finders: dict[str, _Finder] = {}
     for line in lines:
+        if line.foreign:
+            continue
+        finder = finders.get(line.host)
+        if finder is None:
+            if len(finders) >= _MOST_HOSTS:
+                finders.pop(next(iter(finders))).close_all()
+            finder = finders[line.host] = _Finder(reports)
         finder.feed(line)
-        if finder.reports:
-            yield from finder.closed()
-    for track in finder.tracks.values():
-        finder.close(track)
-    yield from finder.closed()
+        if reports:
+            yield from _finished(reports)
+    for finder in finders.values():
+        finder.close_all()
+    yield from _finished(reports)
+
+
+def _finished(reports: deque[tuple[FailureReport, _Track]]) -> Iterator[FailureReport]:
+    """Hand out the reports that are finished, in their order."""
+    while reports and reports[0][1].report is not reports[0][0]:
+        report = reports.popleft()[0]
+        if report.kind != "order-warning" or _is_order_warning(report):
+            yield report
 
 
 def find_failures(lines: Iterable[LogLine]) -> list[FailureReport]:
