@@ -289,7 +289,7 @@ def test_another_try_that_would_only_hand_out_a_reserve() -> None:
     dma = zone("DMA", [100], min=188, managed=15000, reserved_highatomic=2048, reserve="0 900 9000 9000", node=0)
     answer = one(log("a: page allocation failure: order:0, mode:0x10cc1(GFP_KERNEL|GFP_DMA|__GFP_NORETRY)", dma))
     assert answer.model_agrees is True and "flags" not in kinds(answer)
-    assert said(answer, "2048 kB are kept for atomic requests")
+    assert said(answer, "400 kB of it count as kept for atomic requests")
 
 
 def test_a_slab_that_debugging_made_larger() -> None:

@@ -24,7 +24,6 @@ from kmem.mm.gfp import (
     __GFP_DMA,
     __GFP_DMA32,
     __GFP_HARDWALL,
-    __GFP_HIGH,
     __GFP_NOFAIL,
     __GFP_NORETRY,
     __GFP_THISNODE,
@@ -45,7 +44,7 @@ _PAGES_ASKED = ("page-allocation-failure", "slub-unable", "oom")
 _SAME_CALL_US = 1_000_000  # between a page request's report and that of the slab it was for
 # names that begin with two underscores are not to be had inside a class
 _COMP, _DIRECT_RECLAIM, _NOFAIL, _THISNODE = __GFP_COMP, __GFP_DIRECT_RECLAIM, __GFP_NOFAIL, __GFP_THISNODE
-_HARDWALL, _HIGH, _NORETRY = __GFP_HARDWALL, __GFP_HIGH, __GFP_NORETRY
+_HARDWALL, _NORETRY = __GFP_HARDWALL, __GFP_NORETRY
 _DMA, _DMA32, _ZERO, _BOTH_MOBILITIES, _MOVABLE = __GFP_DMA, __GFP_DMA32, 0x100, 0x18, 0x8
 _FALLING_MARK_UNTIL = (4, 4)
 _MUCH_SET_ASIDE = 0.5  # of what is free in the zones
@@ -422,7 +421,7 @@ class _Explainer:
                 f"Memory was used up in each zone that the request may use ({names}), and "
                 + ("there is no swap." if not info.swap_total_kb else f"{info.swap_free_kb} kB of swap were free.")
             )
-        self.set_aside(info, request, {(zone.node, zone.name) for zone in eligible}, usable)
+        self.set_aside(info, request, eligible, usable)
         out.summary.append(self.waiting(request))
 
     def large_enough(self, info: MemInfo, verdict: ZoneVerdict, order: int) -> bool:
@@ -434,18 +433,21 @@ class _Explainer:
             for count, _ in (zone.blocks or [])[order:]
         )
 
-    def set_aside(self, info: MemInfo, request: PageRequest, zones: set[tuple[int, str]], usable: int) -> None:
+    def set_aside(self, info: MemInfo, request: PageRequest, eligible: list[ZoneVerdict], usable: int) -> None:
         """Say if much of what is free is kept for others: for devices (CMA), or for atomic requests of some order."""
-        high = sum(
-            zone.counters.get("reserved_highatomic", 0) for zone in info.zones if (zone.node, zone.name) in zones
-        )
-        atomic = request.order and request.gfp & _HIGH and not request.gfp & _DIRECT_RECLAIM
-        if not atomic and usable and high // info.page_kb > _MUCH_SET_ASIDE * usable:
-            self.out.summary.append(
-                f"{high} kB are kept for atomic requests of order 1 and larger (reserved_highatomic)."
-            )
+        zones = {(zone.node, zone.name) for zone in eligible}
         cma = sum(zone.counters.get("free_cma", 0) for zone in info.zones if (zone.node, zone.name) in zones)
-        if not request.gfp & _MOVABLE and cma // info.page_kb > _MUCH_SET_ASIDE * usable:
+        if request.gfp & _MOVABLE:
+            cma = 0
+        # the rest of what does not count, but no more than is free
+        high = (
+            sum(min((zone.unusable or 0) - (1 << request.order) + 1, zone.free or 0) for zone in eligible)
+            - cma // info.page_kb
+        )
+        if high > _MUCH_SET_ASIDE * usable:
+            kept = high * info.page_kb
+            self.out.summary.append(f"{kept} kB of it count as kept for atomic requests of order 1 and larger.")
+        if cma // info.page_kb > _MUCH_SET_ASIDE * usable:
             self.out.summary.append(
                 f"{cma >> 10} MiB of what is free are in CMA areas, kept for devices: only movable pages may lie there."
             )
