@@ -660,12 +660,12 @@ function summary() {
   }));
   $("notes").append(...machine.assumed.map(text => element("li", "Assumed: " + text)), ...data.notes.map(text => element("li", text)));
 }
-function charts() {
-  freeChart();
-  fallbackChart();
-  cacheChart();
-  siteChart();
-  if (lives.size) lifeChart();
+// One after the other, with room for what the user does in between.
+async function charts() {
+  for (const draw of [freeChart, fallbackChart, cacheChart, siteChart, ...lives.size ? [lifeChart] : []]) {
+    draw();
+    await new Promise(done => setTimeout(done, 0));
+  }
 }
 async function start() {
   summary();
@@ -686,7 +686,7 @@ async function start() {
   const read = new Promise(done => document.addEventListener("DOMContentLoaded", done, { once: true }));
   await startMap();
   await read;
-  charts();
+  await charts();
   document.body.dataset.ready = "yes";
 }
 start().catch(error => { document.body.dataset.ready = "failed"; console.error(error); throw error; });
