@@ -37,6 +37,7 @@ from kmem.trace.mem_info import MemInfo, ZoneInfo
 __all__ = ["Explanation", "ZoneVerdict", "explain", "iter_explanations"]
 
 _MAX_ORDER = 10
+_LARGEST_ANYWHERE = 14  # orders that some kernel is built with
 _MODEL_ORDERS = 11
 _MOST_PAGES = 1 << 16
 _ABSURD_ORDER = 40
@@ -47,6 +48,7 @@ _COMP, _DIRECT_RECLAIM, _NOFAIL, _THISNODE = __GFP_COMP, __GFP_DIRECT_RECLAIM, _
 _HARDWALL, _NORETRY = __GFP_HARDWALL, __GFP_NORETRY
 _DMA, _DMA32, _ZERO, _BOTH_MOBILITIES, _MOVABLE = __GFP_DMA, __GFP_DMA32, 0x100, 0x18, 0x8
 _FALLING_MARK_UNTIL = (4, 4)
+_HALF = (0.38, 0.62)  # shares that people call half
 _MUCH_SET_ASIDE = 0.5  # of what is free in the zones
 #: Functions of the allocators, and of those who print reports: whoever called them asked.
 _INNER = re.compile(
@@ -251,6 +253,8 @@ class _Explainer:
             + (f" of {limit} kB" if limit else "")
             + "; the machine may have plenty."
         )
+        if not limit:
+            out.unknown.append("the limit: the kernel prints it at a lower level (KERN_INFO)")
 
     # -- the request --------------------------------------------------------
 
@@ -278,7 +282,7 @@ class _Explainer:
             return
         if out.order is None:
             out.unknown.append("the order of the request")
-        elif out.order > (largest_order(info) if info is not None and info.complete else _MAX_ORDER):
+        elif out.order > (largest_order(info) if info is not None and info.complete else _LARGEST_ANYWHERE):
             out.reason = "order-too-large"
             out.summary.append(f"No zone of the machine ever has a block of order {out.order}.")
             return
@@ -300,8 +304,7 @@ class _Explainer:
 
     def no_state(self) -> None:
         out, info = self.out, self.info
-        what = "missing" if info is None or not info.zones else info.damage or "cut off"
-        out.unknown.append(f"the state of memory: the Mem-Info block is {what}")
+        out.unknown.append(f"the state of memory: {_what_is_wrong(info)}")
         if self.report.kind == "oom":
             out.summary.append("Memory and swap were used up, and a process was killed to free some.")
         elif re.search(r"\(\d+:", str(self.report.detail.get("cache", ""))):
@@ -470,8 +473,7 @@ class _Explainer:
                 "or the log begins too late."
             )
         if info is None or not info.complete:
-            what = f": {info.damage}" if info is not None and info.damage else " is cut off"
-            out.unknown.append(f"part of the state of memory: the Mem-Info block{what}")
+            out.unknown.append(f"part of the state of memory: {_what_is_wrong(info)}")
         if info is None or not info.zones:
             return
         kb = info.page_kb
@@ -546,6 +548,13 @@ class _Explainer:
             out.unknown.append(f"a state that fits the Mem-Info block: {error.message}")
             return
         out.cause = None if out.model_agrees else "state-changed"
+
+
+def _what_is_wrong(info: MemInfo | None) -> str:
+    """Why there is no complete state."""
+    if info is None or not info.zones:
+        return "the Mem-Info block is missing"
+    return info.damage or "the Mem-Info block is cut off"
 
 
 def _size_bytes(order: int, page_kb: int) -> int | None:
@@ -636,7 +645,7 @@ def _shape(info: MemInfo, zones: set[tuple[int, str]], order: int | None, change
     if not free or not managed:
         return []
     share = free / managed
-    amount = "half the memory" if 0.4 <= share <= 0.6 else f"{share:.0%} of the memory"
+    amount = "half the memory" if _HALF[0] <= share <= _HALF[1] else f"{share:.0%} of the memory"
     largest = max(at for at, pages in enumerate(counts) if pages)
     typical = next(at for at in range(32) if sum(counts[: at + 1]) >= 0.9 * free)
     if order is None and typical > 3:

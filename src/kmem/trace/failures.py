@@ -274,7 +274,7 @@ class _Finder:
             return self.killed(track, line)
         if "free:" in text and track.block is None and _ZONE_LINE.search(text):
             self.state(track, line)  # "Mem-Info:" itself is lost
-            track.damage = "its beginning is missing"
+            track.damage = "the beginning of the Mem-Info block is missing"
             return False
         if "SysRq" in text or "sysrq" in text:
             self.sysrq = self.sysrq or "Show Memory" in text
