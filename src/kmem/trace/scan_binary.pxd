@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # C-level interface of kmem.trace.scan_binary: binary trace events by their recorded formats.
+cimport cython
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from libc.string cimport memcpy
@@ -38,6 +39,7 @@ cdef struct EventLayout:      # what is known of one event by its format
     FieldAt ptr, pfn, call_site, bytes_req, bytes_alloc, gfp_flags, node, order, migratetype
     FieldAt fallback_order, fallback_migratetype, change_ownership, percpu_refill, accounted, name, pid
 
+@cython.final
 cdef class IdMap:
     cdef uint64_t *keys
     cdef uint32_t *values
@@ -75,8 +77,8 @@ cdef class BinaryScanner(EventColumns):
     cdef uint8_t[::1] layout_of               # by event number: layout + 1
     cdef uint64_t[::1] unknown_by_number
     cdef IdMap sites, flags_by_gfp, comm_by_pid
-    cdef uint64_t last_site
-    cdef uint32_t last_site_code
+    cdef uint64_t last_site, last_gfp
+    cdef uint32_t last_site_code, last_gfp_code
 
     cdef int decode(self, Bytes data, size_t size, int64_t time_ns, int cpu, int pid, uint32_t comm) except -1 nogil
     cdef int decode_slab(self, EventLayout *layout, Bytes data, size_t size) except -1 nogil

@@ -71,6 +71,7 @@ def spread(key: uint64_t) -> uint64_t:
     return key ^ (key >> 29)
 
 
+@cython.final
 @cython.cclass
 class IdMap:
     """Numbers of 64 bits to codes of 32 bits: an open-addressing table, for compiled callers only."""
@@ -190,6 +191,8 @@ class BinaryScanner(EventColumns):
         self.comm_by_pid = IdMap()
         self.last_site = ALL_ONES
         self.last_site_code = 0
+        self.last_gfp = ALL_ONES
+        self.last_gfp_code = NO_ID
 
     def describe(self, *, big_endian: bool, long_bytes: int) -> None:
         """Say what machine the recording is from.
@@ -462,12 +465,14 @@ class BinaryScanner(EventColumns):
                 return 0
             value = cython.cast(uint32_t, value)
         key: uint64_t = value | (cython.cast(uint64_t, layout.gfp_table) << 32)
-        code: uint32_t = self.flags_by_gfp.find(key)
+        code: uint32_t = self.last_gfp_code if key == self.last_gfp else self.flags_by_gfp.find(key)
         if code == NO_ID:
             with cython.gil:
                 code = self.new_gfp(layout.number, value)
             if self.flags_by_gfp.count < MOST_IDS:
                 self.flags_by_gfp.put(key, code)
+        self.last_gfp = key
+        self.last_gfp_code = code
         if code & ACCOUNTED_BIT:
             self.flags[self.count] |= EF_ACCOUNTED
         self.gfp[self.count] = code & (ACCOUNTED_BIT - 1)

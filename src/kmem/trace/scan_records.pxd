@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # C-level interface of kmem.trace.scan_records: the records of a perf.data.
+cimport cython
 from libc.stdint cimport int16_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from kmem.trace.scan_binary cimport BinaryScanner, Bytes, IdMap
@@ -44,7 +45,12 @@ cdef struct SampleLayout:     # where an event's samples hold what; -1 = not the
 cdef struct Entry:            # a record waiting for those before it in time
     uint64_t time
     Bytes record
+    SampleLayout *layout      # of a sample
 
+cdef extern from *:
+    void __builtin_prefetch(const void *) nogil
+
+@cython.final
 cdef class RecordScanner(BinaryScanner):
     cdef SampleLayout sample_layouts[MOST_SAMPLE_LAYOUTS]
     cdef int nr_sample_layouts
@@ -65,6 +71,8 @@ cdef class RecordScanner(BinaryScanner):
     cdef uint64_t base_offset
     cdef Bytes base_end
     cdef uint32_t swapper
+    cdef int last_tid
+    cdef uint32_t last_comm
     cdef readonly bint keeps_stacks
     cdef uint32_t[::1] stack
     cdef IdMap stack_by_hash
@@ -74,13 +82,13 @@ cdef class RecordScanner(BinaryScanner):
     cdef int end_round(self) except -1 nogil
     cdef int flush(self) except -1 nogil
     cdef int grow(self) except -1 nogil
-    cdef int push(self, uint64_t time, Bytes record) except -1 nogil
+    cdef int push(self, uint64_t time, Bytes record, SampleLayout *layout) except -1 nogil
     cdef SampleLayout *layout_for(self, Bytes record, uint32_t size, bint sample) noexcept nogil
     cdef int take(self, Bytes record, uint32_t kind, uint32_t size) except -1 nogil
     cdef int start_drain(self, uint64_t limit) except -1 nogil
     cdef int drain(self) except -1 nogil
-    cdef int process(self, Bytes record) except -1 nogil
-    cdef int process_sample(self, Bytes record, uint32_t size) except -1 nogil
+    cdef int process(self, Bytes record, SampleLayout *layout) except -1 nogil
+    cdef int process_sample(self, Bytes record, uint32_t size, SampleLayout *layout) except -1 nogil
     cdef int process_lost(self, Bytes record, uint32_t size, int at) except -1 nogil
     cdef int process_comm(self, Bytes record, uint32_t size) except -1 nogil
     cdef int process_fork(self, Bytes record, uint32_t size) except -1 nogil

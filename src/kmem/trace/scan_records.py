@@ -32,6 +32,7 @@ NEVER = ~NEVER
 MIX = cython.declare(uint64_t, 0x2545F4914F6CDD1D)
 MOST_STACKS = cython.declare(uint64_t, 1 << 18)
 MOST_TIDS = cython.declare(uint64_t, 1 << 22)
+AHEAD = cython.declare(uint64_t, 6)
 
 
 @cython.cfunc
@@ -69,6 +70,7 @@ def run_end(p: cython.pointer(Entry), end: cython.pointer(Entry)) -> cython.poin
     return p + 1 if p < end else end
 
 
+@cython.final
 @cython.cclass
 class RecordScanner(BinaryScanner):
     """Scanner of perf.data records; see :class:`~kmem.trace.scan_binary.BinaryScanner`.
@@ -328,7 +330,10 @@ class RecordScanner(BinaryScanner):
                 return self.damage_at(record, size)
             if layout.time > 0:
                 time = load(record + layout.time, 8, self.swap)
-        elif (
+            if time == 0 or time == NEVER:
+                return self.process(record, layout)
+            return self.push(time, record, layout)
+        if (
             kind == PERF_RECORD_COMM
             or kind == PERF_RECORD_FORK
             or kind == PERF_RECORD_LOST
@@ -347,13 +352,13 @@ class RecordScanner(BinaryScanner):
         else:
             return 0
         if time == 0 or time == NEVER:
-            return self.process(record)
-        return self.push(time, record)
+            return self.process(record, cython.NULL)
+        return self.push(time, record, cython.NULL)
 
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(-1, check=False)
-    def push(self, time: uint64_t, record: Bytes) -> cython.int:
+    def push(self, time: uint64_t, record: Bytes, layout: cython.pointer(SampleLayout)) -> cython.int:
         """Queue a record."""
         if self.queued == self.queue_room:
             self.grow()
@@ -365,6 +370,7 @@ class RecordScanner(BinaryScanner):
             self.late_events += 1
         self.queue[self.queued].time = time
         self.queue[self.queued].record = record
+        self.queue[self.queued].layout = layout
         self.queued += 1
         return 0
 
@@ -440,7 +446,11 @@ class RecordScanner(BinaryScanner):
         while self.drained < self.drain_end:
             if self.count + 2 > self.capacity:
                 return 0
-            self.process(self.queue[self.drained].record)
+            if self.drained + AHEAD < self.drain_end:
+                # a record was seen a round ago: ask for its lines early
+                __builtin_prefetch(self.queue[self.drained + AHEAD].record)
+                __builtin_prefetch(self.queue[self.drained + AHEAD].record + 64)
+            self.process(self.queue[self.drained].record, self.queue[self.drained].layout)
             self.drained += 1
         self.queued -= self.drained
         if self.drained and self.queued:
@@ -465,13 +475,13 @@ class RecordScanner(BinaryScanner):
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(-1, check=False)
-    def process(self, record: Bytes) -> cython.int:
+    def process(self, record: Bytes, layout: cython.pointer(SampleLayout)) -> cython.int:
         """Process a record whose turn it is."""
         kind: uint32_t = load(record, 4, self.swap)
         size: uint32_t = load(record + 6, 2, self.swap)
         self.nr_bytes += size
         if kind == PERF_RECORD_SAMPLE:
-            return self.process_sample(record, size)
+            return self.process_sample(record, size, layout)
         if kind == PERF_RECORD_COMM:
             return self.process_comm(record, size)
         if kind == PERF_RECORD_FORK:
@@ -512,11 +522,8 @@ class RecordScanner(BinaryScanner):
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(-1, check=False)
-    def process_sample(self, record: Bytes, size: uint32_t) -> cython.int:
+    def process_sample(self, record: Bytes, size: uint32_t, layout: cython.pointer(SampleLayout)) -> cython.int:
         """Decode the trace event in a sample."""
-        layout: cython.pointer(SampleLayout) = self.layout_for(record, size, True)
-        if layout is cython.NULL:
-            return self.damage_at(record, size)
         p: Bytes = record + layout.fixed_end
         end: Bytes = record + size
         chain: Bytes = cython.NULL
@@ -614,12 +621,16 @@ class RecordScanner(BinaryScanner):
         """The code of a thread's command name."""
         if tid == 0:
             return self.swapper
+        if tid == self.last_tid:
+            return self.last_comm
         code: uint32_t = self.comm_by_pid.find(tid)
         if code == NO_ID or code == 0:
             with cython.gil:
                 code = self.comms.code(f":{tid}")
             if self.comm_by_pid.count < MOST_TIDS:
                 self.comm_by_pid.put(tid, code)
+        self.last_tid = tid
+        self.last_comm = code
         return code
 
     @cython.cfunc
@@ -645,6 +656,7 @@ class RecordScanner(BinaryScanner):
     @cython.exceptval(-1, check=False)
     def process_comm(self, record: Bytes, size: uint32_t) -> cython.int:
         """A thread has got a name."""
+        self.last_tid = 0
         if size < 24:
             return self.damage_at(record, size)
         tid: uint64_t = load(record + 12, 4, self.swap)
@@ -662,6 +674,7 @@ class RecordScanner(BinaryScanner):
     @cython.exceptval(-1, check=False)
     def process_fork(self, record: Bytes, size: uint32_t) -> cython.int:
         """A thread begins with its parent's name."""
+        self.last_tid = 0
         if size < 32:
             return self.damage_at(record, size)
         tid: uint64_t = load(record + 16, 4, self.swap)
