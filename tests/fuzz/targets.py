@@ -18,7 +18,7 @@ from pathlib import Path
 
 import zstandard
 
-from kmem.analysis.explain import as_dict, check, explain
+from kmem.analysis.explain import as_dict, explain, nothing_found
 from kmem.analysis.stat import collect
 from kmem.errors import KmemError
 from kmem.machine.description import MachineDescription
@@ -265,7 +265,8 @@ def log_seeds() -> Iterator[bytes]:
 def read_log(content: bytes, folder: Path) -> None:
     """Explain the failures in a log."""
     answers = explain(find_failures(log_lines(content.decode("utf-8", "replace").splitlines())))
-    check(answers, "log")
+    if not answers:
+        raise nothing_found("log")
     for answer in answers:
         as_dict(answer)
         list(explanation_lines(answer, "log"))
