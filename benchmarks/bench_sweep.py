@@ -19,8 +19,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
-import gc
 import dataclasses
+import gc
 import gzip
 import os
 import statistics
@@ -114,7 +114,7 @@ def plain(traces: list[Path], processes: int) -> float:
         subprocess.Popen([sys.executable, __file__, "--plain", *map(str, traces[n::processes])], env=environ)
         for n in range(processes)
     ]
-    if any([process.wait() for process in each]):
+    if sum(process.wait() != 0 for process in each):
         raise SystemExit("a replay failed")
     return time.monotonic() - start
 
