@@ -12,14 +12,16 @@ import subprocess
 import sys
 import time
 import warnings
+from multiprocessing import forkserver
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from tests.replay.made_traces import exhausted
 
 from kmem.analysis.compare import FIGURES
-from kmem.analysis.sweep import GOALS, Cell, find_traces, make_grid, pareto, run_cell, sweep
+from kmem.analysis.sweep import GOALS, Cell, _packed, find_traces, make_grid, pareto, run_cell, sweep, unpacked
 from kmem.cli import main
 from kmem.errors import KmemError
 
@@ -85,6 +87,88 @@ def test_a_worker_killed_midway_costs_no_cell(tmp_path: Path) -> None:
     table = pq.read_table(tmp_path / "out/results.parquet")
     assert table.num_rows == 48
     assert set(FIGURES) < set(table.column_names)
+
+
+def children(pid: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(path.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(path.parent.name))
+    return sorted(found)
+
+
+def test_a_lost_worker_is_replaced_and_only_what_is_missing_computed(tmp_path: Path) -> None:
+    """24 settings over two traces: a worker is killed, then the sweep given up, then started again."""
+    axes, cells = make_grid([BOOT, str(DATA / "traces/hashed.trace.txt.gz")], (*VARY, "cpus=1,2"))
+    cells = [cell for cell in cells if ("slub_max_order", "1") not in cell.settings]
+    assert len(cells) == 2 * 24
+    killed: list[int] = []
+
+    def told(finished: int, kept: int, whole: int) -> None:
+        if finished == 10 and not killed:
+            server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+            killed.append(children(server._forkserver_pid)[0])
+            os.kill(killed[0], signal.SIGKILL)
+        if finished == 30:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(axes, cells, output=tmp_path, told=told)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cells/*.parquet")}
+    assert len(before) == 30
+    assert not Path(f"/proc/{killed[0]}").exists()
+    done = sweep(axes, cells, output=tmp_path)
+    assert (done.computed, done.kept) == (18, 30)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert [row["error"] for row in done.rows] == [""] * 48
+
+
+def test_two_sweeps_do_not_write_to_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_workers(monkeypatch)
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "cells/.part-1-x.parquet").write_bytes(b"PAR1")  # of one that was killed
+    axes, cells = make_grid([BOOT], ["cpus=1,2"])
+
+    def told(finished: int, kept: int, whole: int) -> None:
+        with pytest.raises(KmemError, match="another sweep is writing there"):
+            sweep(axes, cells, output=tmp_path)
+
+    assert sweep(axes, cells, output=tmp_path, told=told).computed == 2
+    assert sweep(axes, cells, output=tmp_path).kept == 2
+    assert [path for path in tmp_path.rglob("*") if path.name.startswith(".part")] == []
+    # others may read results, if the user lets them
+    mask = os.umask(0)
+    os.umask(mask)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*.parquet")} == {0o666 & ~mask}
+
+
+@pytest.mark.parametrize("wait", [0.0, 3.0])
+def test_an_interrupted_sweep_ends_with_all_its_processes(wait: float, tmp_path: Path) -> None:
+    vary = ("--vary", "scale_load=32,40,48,56,64", "--vary", "slub_max_order=0,1,2,3", "--vary", "cpus=1,2,3,4")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kmem", "sweep", BOOT, *vary, "-o", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while wait and not in_folder(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    while not wait and not children(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGINT)
+    out, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == b""
+    assert not wait or b"the same command goes on from there" in said
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    raise AssertionError("processes are left")
 
 
 def test_a_killed_sweep_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,6 +246,7 @@ def test_the_front_of_many_cells_is_found_soon() -> None:
         ([BOOT, "--vary", "vm.swappines=1,2"], "unknown sysctl"),
         ([BOOT, "--vary", "frobnicate=1,2"], "unknown setting 'frobnicate'"),
         ([BOOT, "--vary", "cpus=1,x"], "whole number"),
+        ([BOOT, "--vary", "ram=1G,2G", "--set", "RAM=4G"], "both set and varied"),
         ([BOOT, "--vary", "cpus=1", "--vary", "cpus=2"], "twice"),
         ([BOOT, "--vary", "vm.min_free_kbytes=" + ",".join(map(str, range(100_001)))], "a grid of 100,001 cells"),
         (["no/such/*.gz", "--vary", "cpus=1,2"], "no such trace"),
@@ -181,6 +266,24 @@ def test_sweeps_that_cannot_be(
     assert shown.out == ""
     assert said in shown.err
     assert shown.err.count("\n") == 1
+
+
+def test_no_result_at_all_is_a_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_workers(monkeypatch)
+    (tmp_path / "text").write_text("no trace\n")
+    assert main(["sweep", str(tmp_path / "text"), "--vary", "cpus=1,2"]) == 2
+    assert "no line of an ftrace" in capsys.readouterr().out
+    assert main(["sweep", str(tmp_path / "text"), BOOT, "--vary", "cpus=1,2"]) == 0
+
+
+def test_workers_take_only_the_cells_of_their_own_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = _packed(BOOT)
+    assert unpacked(packed) == BOOT
+    monkeypatch.setattr("kmem.analysis.sweep.__version__", "9.9")
+    with pytest.raises(ImportError, match="a worker has kmem 9.9"):
+        unpacked(packed)
 
 
 def test_no_distributed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

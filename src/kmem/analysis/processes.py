@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator
 from multiprocessing import forkserver
 
-__all__ = ["METHOD", "deaf", "get_ready"]
+__all__ = ["METHOD", "get_ready"]
 
 #: Of starting processes, as multiprocessing calls it.
 METHOD = "forkserver"
@@ -30,7 +30,7 @@ def get_ready() -> None:
     multiprocessing.get_context(METHOD).set_forkserver_preload(_PRELOADED)
     try:
         os.environ.update(_ENVIRON)
-        with deaf():
+        with _deaf():
             forkserver.ensure_running()
     finally:
         for name, value in before.items():
@@ -41,8 +41,8 @@ def get_ready() -> None:
 
 
 @contextlib.contextmanager
-def deaf() -> Iterator[None]:
-    """Let processes that are started now ignore the interrupt key: it is for the one that started them."""
+def _deaf() -> Iterator[None]:
+    """Let a process that is started now, and all that it forks, ignore the interrupt key: it is for this one."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

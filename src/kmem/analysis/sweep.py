@@ -31,7 +31,9 @@ import glob
 import hashlib
 import importlib
 import itertools
+import logging
 import os
+import pickle
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -81,8 +83,6 @@ class Cell:
     seed : int
     key : str
         Name of its result.
-    version : str
-        The kmem whose result it is.
     """
 
     trace: str
@@ -90,7 +90,6 @@ class Cell:
     settings: tuple[tuple[str, str], ...]
     seed: int
     key: str
-    version: str = __version__
 
     @property
     def variant(self) -> Variant:
@@ -286,8 +285,6 @@ def run_cell(cell: Cell, prepared: PreparedTrace | str | None = None) -> dict[st
     """
     row: dict[str, Any] = {"trace": cell.trace, **dict(cell.settings)}
     numbers: dict[str, int | None] = dict.fromkeys(FIGURES)
-    if cell.version != __version__:
-        prepared = f"the worker has kmem {__version__}, the sweep is one of kmem {cell.version}"
     if isinstance(prepared, str):
         return {**row, "error": prepared, **numbers}
     error = ""
@@ -355,19 +352,17 @@ def write_table(table: pa.Table, path: Path) -> None:
     ConfigError
         If it cannot be written; nothing is left behind.
     """
-    made = ""
+    part = path.with_name(f".part-{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, made = tempfile.mkstemp(dir=path.parent, prefix=".part-")
-        with os.fdopen(handle, "wb") as file:
+        with open(part, "wb") as file:
             pq.write_table(table, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(made, path)
+        os.replace(part, path)
     except OSError as error:
-        if made:
-            with contextlib.suppress(OSError):
-                os.unlink(made)
+        with contextlib.suppress(OSError):
+            os.unlink(part)
         raise ConfigError(
             f"{path}: cannot be written: {error.strerror or error}",
             remedy="finished cells are kept: make room, and start the sweep again",
@@ -523,10 +518,36 @@ def _submit(client: Any, missing: dict[str, Cell]) -> dict[Any, str]:
     for trace in sorted(by_trace, key=_size_of, reverse=True):
         cells = sorted(by_trace[trace], key=lambda item: -item[1].variant.transform.scale_load)
         # a name of its own: what another sweep on this cluster knows of an older file is not meant
-        shared = client.submit(prepare_trace, trace, key=f"kmem_trace-0-{cells[0][0]}", **options)
+        shared = client.submit(eval, _PREPARE, {"what": _packed(trace)}, key=f"kmem_trace-0-{cells[0][0]}", **options)
         for key, cell in cells:
-            futures[client.submit(run_cell, cell, shared, key=f"kmem_cell-0-{key}", **options)] = key
+            what = {"what": _packed(cell), "shared": shared}
+            futures[client.submit(eval, _RUN, what, key=f"kmem_cell-0-{key}", **options)] = key
     return futures
+
+
+# A worker that gets a function which it cannot import ends, and takes the user's cluster with it. What it is asked to
+# do is therefore said in words that every worker knows; without kmem that fails as a task, with a message.
+_HERE = "__import__('kmem.analysis.sweep', fromlist=['sweep'])"
+_PREPARE = f"{_HERE}.prepare_trace({_HERE}.unpacked(what))"
+_RUN = f"{_HERE}.run_cell({_HERE}.unpacked(what), shared)"
+
+
+def _packed(what: object) -> bytes:
+    return pickle.dumps((__version__, what))
+
+
+def unpacked(packed: bytes) -> Any:
+    """Unpack what a worker is to work on.
+
+    Raises
+    ------
+    ImportError
+        If the sweep is of another version of kmem: what is packed, and what comes out, may be different there.
+    """
+    version, what = pickle.loads(packed)
+    if version != __version__:
+        raise ImportError(f"a worker has kmem {__version__}")
+    return what
 
 
 def _size_of(trace: str) -> int:
@@ -561,28 +582,35 @@ def _client(workers: int, scheduler: str | None, said: Callable[[str], None] | N
     except ImportError:
         raise NotSupportedError("sweeps need the package distributed", remedy="pip install 'kmem[sweep]'") from None
     if scheduler is not None:
-        try:
-            client = distributed.Client(scheduler, timeout=_CONNECT_TIMEOUT)
-        except (OSError, ValueError, TimeoutError) as error:
-            raise ConfigError(
-                f"no scheduler answers at {scheduler}: {str(error) or type(error).__name__}",
-                remedy="give its address, as in tcp://host:8786",
-            ) from None
-        with client:
-            if said is not None and not client.scheduler_info().get("workers"):
-                said(f"the cluster at {scheduler} has no workers yet: waiting for one")
+        with distributed.utils.silence_logging_cmgr(logging.CRITICAL), _connected(scheduler, said) as client:
             yield client
         return
     processes.get_ready()
     if hasattr(distributed.utils, "_forkserver_preload_set"):
         distributed.utils._forkserver_preload_set = True  # or else it would import pandas and more, here and there
     with dask.config.set(_LOCAL):
-        with processes.deaf():
-            cluster = distributed.LocalCluster(
-                n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
-            )
+        cluster = distributed.LocalCluster(
+            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+        )
         with cluster, distributed.Client(cluster) as client:
             yield client
+
+
+@contextlib.contextmanager
+def _connected(scheduler: str, said: Callable[[str], None] | None) -> Iterator[Any]:
+    """A client of somebody's cluster."""
+    distributed: Any = importlib.import_module("distributed")
+    try:
+        client = distributed.Client(scheduler, timeout=_CONNECT_TIMEOUT)
+    except Exception as error:  # what answers may be anything, and is not always understood to be no scheduler
+        raise ConfigError(
+            f"no scheduler answers at {scheduler}: {str(error) or type(error).__name__}",
+            remedy="give its address, as in tcp://host:8786",
+        ) from None
+    with client:
+        if said is not None and not client.scheduler_info().get("workers"):
+            said(f"the cluster at {scheduler} has no workers yet: waiting for one")
+        yield client
 
 
 def pareto(rows: Sequence[dict[str, Any]]) -> list[bool]:

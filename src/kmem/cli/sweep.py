@@ -12,6 +12,7 @@ import click
 
 from kmem.cli.app import EXIT_BAD_INPUT, Command
 from kmem.cli.output import print_json, print_sections
+from kmem.errors import UsageError
 
 __all__ = ["command"]
 
@@ -58,13 +59,22 @@ def command(
 
         processes.get_ready()  # while what follows is being imported
     from kmem.analysis.sweep import find_traces, make_grid, sweep
-    from kmem.replay.variant import Variant
+    from kmem.replay.variant import LISTS, Variant, canonical
     from kmem.report.sweep import report_sweep, sweep_to_dict
 
     base = Variant(machine=machine).with_settings(settings)
     axes, cells = make_grid(find_traces(traces), vary, base=base, seed=seed)
-    with _progress() as told:
-        done = sweep(axes, cells, output=output, workers=workers, scheduler=scheduler, told=told, said=_said)
+    fixed = {canonical(text.partition("=")[0]) for text in settings} - set(LISTS)
+    both = next((name for name, _ in axes if name in fixed), None)
+    if both is not None:
+        raise UsageError(f"{both} is both set and varied", remedy=f"leave --set {both} out")
+    try:
+        with _progress() as told:
+            done = sweep(axes, cells, output=output, workers=workers, scheduler=scheduler, told=told, said=_said)
+    except KeyboardInterrupt:
+        if output is not None:
+            _said(f"interrupted: finished cells are in {output}, and the same command goes on from there")
+        raise
     if as_json:
         print_json(sweep_to_dict(done))
     else:

@@ -33,7 +33,7 @@ from kmem.replay.prepared import PreparedTrace
 from kmem.replay.replay import Progress, Replay, replay
 from kmem.replay.transform import Transform
 
-__all__ = ["BOOT_OPTIONS", "SYSCTLS", "Variant"]
+__all__ = ["BOOT_OPTIONS", "LISTS", "SYSCTLS", "Variant"]
 
 #: Options of the kernel command line that change a replay; the second ones stand alone, too.
 BOOT_OPTIONS = (
@@ -49,7 +49,8 @@ SYSCTLS = (
 )
 _NUMBERS = ("scale_load", "kvmalloc_above")
 _PER_NAME = ("mempool", "resize", "slab_order")
-_LISTS = ("drop", "atomic_to_kernel")
+#: Settings that may be given several times; each adds to those before.
+LISTS = ("drop", "atomic_to_kernel")
 _MACHINE = ("ram", "cpus", "nodes")
 _PROFILE = "6.1"
 _LIVE = "live"
@@ -97,7 +98,7 @@ class Variant:
         for text in settings:
             name, _, value = text.partition("=")
             key = canonical(name)
-            if key in _LISTS:
+            if key in LISTS:
                 key = f"{key} {value}"
             if seen.setdefault(key, value) != value:
                 raise ConfigError(f"--set gives {key} two values", remedy="give one of them")
@@ -136,7 +137,7 @@ class Variant:
         if key in _NUMBERS:
             number = memparse(value) if key == "kvmalloc_above" else _whole(key, value, 1)
             return self._transformed(**{key: number})
-        if key in _LISTS:
+        if key in LISTS:
             return self._transformed(**{key: tuple(dict.fromkeys((*getattr(self.transform, key), value)))})
         if first in _PER_NAME and rest:
             return self._per_name(first, rest, _whole(key, value, 0))
@@ -267,7 +268,7 @@ def known_settings() -> list[str]:
         *(f"vm.{name}" for name in SYSCTLS),
         *BOOT_OPTIONS,
         *_NUMBERS,
-        *_LISTS,
+        *LISTS,
         "mempool.CACHE",
         "resize.SITE",
         "slab_order.CACHE",
