@@ -292,6 +292,27 @@ def test_another_try_that_would_only_hand_out_a_reserve() -> None:
     assert said(answer, "400 kB of it count as kept for atomic requests")
 
 
+@pytest.mark.parametrize(
+    ("mode", "order", "reserves", "words"),
+    [
+        ("0xa20(GFP_ATOMIC)", 0, ["min"], "down to three eighths of the min watermark."),
+        (
+            "0xa20(GFP_ATOMIC)",
+            1,
+            ["min", "highatomic"],
+            "watermark and what is kept for atomic requests of some order.",
+        ),
+        ("0x80a20(GFP_ATOMIC|__GFP_NOMEMALLOC)", 0, ["min"], "down to half of the min watermark."),
+        ("0xce0(GFP_KERNEL|__GFP_HIGH)", 0, ["min"], "down to half of the min watermark."),
+        ("0x800(GFP_NOWAIT)", 0, [], "It may use no reserve."),
+        ("0x20cc0(GFP_KERNEL|__GFP_MEMALLOC)", 0, ["all"], "no watermark holds for it."),
+    ],
+)
+def test_which_reserves(mode: str, order: int, reserves: list[str], words: str) -> None:
+    answer = one(log(f"a: page allocation failure: order:{order}, mode:{mode}", EMPTY))
+    assert as_dict(answer)["reserves"] == reserves and said(answer, words)
+
+
 def test_a_slab_that_debugging_made_larger() -> None:
     pages, slab = explained(recorded("amd64-384M-slub-debug-order1-fragmented"))
     assert "smaller-order" not in kinds(pages)  # it was the smallest that the slab can have

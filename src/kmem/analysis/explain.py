@@ -24,7 +24,10 @@ from kmem.mm.gfp import (
     __GFP_DMA,
     __GFP_DMA32,
     __GFP_HARDWALL,
+    __GFP_HIGH,
+    __GFP_MEMALLOC,
     __GFP_NOFAIL,
+    __GFP_NOMEMALLOC,
     __GFP_NORETRY,
     __GFP_THISNODE,
 )
@@ -161,6 +164,11 @@ class Explanation:
         # what is left over from earlier calls stands between the entries: behind the last of the allocators' own
         inner = [at for at, fn in enumerate(stack[:_DOUBTFUL_DEPTH]) if _INNER.match(fn)]
         return next((fn for fn in stack[inner[-1] + 1 :] if not _INNER.match(fn)), None) if inner else None
+
+    @property
+    def reserves(self) -> list[str] | None:
+        """Which reserves the request may use: ``min`` (a part of the watermark), ``highatomic``, ``all``."""
+        return None if self.gfp is None else _reserves(self.gfp, self.order or 0)
 
     @property
     def gfp_names(self) -> str | None:
@@ -425,7 +433,7 @@ class _Explainer:
                 + ("there is no swap." if not info.swap_total_kb else f"{info.swap_free_kb} kB of swap were free.")
             )
         self.set_aside(info, request, eligible, usable)
-        out.summary.append(self.waiting(request))
+        out.summary += [self.waiting(request), _may_use(request.gfp, request.order)]
 
     def large_enough(self, info: MemInfo, verdict: ZoneVerdict, order: int) -> bool:
         """Whether a zone has a block of an order, or a larger one."""
@@ -548,6 +556,29 @@ class _Explainer:
             out.unknown.append(f"a state that fits the Mem-Info block: {error.message}")
             return
         out.cause = None if out.model_agrees else "state-changed"
+
+
+def _reserves(gfp: int, order: int) -> list[str]:
+    """Which reserves a request may use.
+
+    Source: mm/page_alloc.c:gfp_to_alloc_flags @6.1.192
+    """
+    if gfp & __GFP_MEMALLOC and not gfp & __GFP_NOMEMALLOC:
+        return ["all"]
+    if not gfp & __GFP_HIGH:
+        return []
+    return ["min", "highatomic"] if order and not gfp & (__GFP_DIRECT_RECLAIM | __GFP_NOMEMALLOC) else ["min"]
+
+
+def _may_use(gfp: int, order: int) -> str:
+    reserves = _reserves(gfp, order)
+    if not reserves:
+        return "It may use no reserve."
+    if reserves == ["all"]:
+        return "It may use all reserves: no watermark holds for it."
+    share = "half" if gfp & (__GFP_DIRECT_RECLAIM | __GFP_NOMEMALLOC) else "three eighths"
+    more = " and what is kept for atomic requests of some order" if "highatomic" in reserves else ""
+    return f"It may use a part of the reserve: memory down to {share} of the min watermark{more}."
 
 
 def _what_is_wrong(info: MemInfo | None) -> str:
@@ -699,6 +730,7 @@ def as_dict(answer: Explanation) -> dict[str, Any]:
         "bytes": answer.size_bytes,
         "caller": answer.caller,
         "may_sleep": None if answer.gfp is None else bool(answer.gfp & _DIRECT_RECLAIM),
+        "reserves": answer.reserves,
         "reason": answer.reason,
         "zones": [
             {
