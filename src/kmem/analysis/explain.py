@@ -37,7 +37,7 @@ from kmem.profile.legacy import gfp_in_reference, gfp_names_in_reference, legacy
 from kmem.trace.failures import FailureReport
 from kmem.trace.mem_info import MemInfo, ZoneInfo
 
-__all__ = ["Explanation", "ZoneVerdict", "explain", "iter_explanations"]
+__all__ = ["Explanation", "ZoneVerdict", "explain", "iter_explanations", "may_use"]
 
 _MAX_ORDER = 10
 _LARGEST_ANYWHERE = 14  # orders that some kernel is built with
@@ -433,7 +433,7 @@ class _Explainer:
                 + ("there is no swap." if not info.swap_total_kb else f"{info.swap_free_kb} kB of swap were free.")
             )
         self.set_aside(info, request, eligible, usable)
-        out.summary += [self.waiting(request), _may_use(request.gfp, request.order)]
+        out.summary += [self.waiting(request), may_use(request.gfp, request.order)]
 
     def large_enough(self, info: MemInfo, verdict: ZoneVerdict, order: int) -> bool:
         """Whether a zone has a block of an order, or a larger one."""
@@ -570,7 +570,8 @@ def _reserves(gfp: int, order: int) -> list[str]:
     return ["min", "highatomic"] if order and not gfp & (__GFP_DIRECT_RECLAIM | __GFP_NOMEMALLOC) else ["min"]
 
 
-def _may_use(gfp: int, order: int) -> str:
+def may_use(gfp: int, order: int) -> str:
+    """Say which reserves a request may use."""
     reserves = _reserves(gfp, order)
     if not reserves:
         return "It may use no reserve."

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kmem.analysis.explain import ZoneVerdict
+from kmem.analysis.explain import ZoneVerdict, may_use
 from kmem.analysis.remedies import PageRequest, Remedy, Scene, find_remedies, run
 from kmem.analysis.summary import Analysis
 from kmem.errors import KmemError
@@ -96,8 +96,8 @@ def explain_failure(failure: Failure) -> list[str]:
         names = ", ".join(dict.fromkeys(zone.name for zone in short))
         which = "Each zone that the request may use" if len(short) == len(eligible) else "Of the others, each"
         found.append(f"{which} ({names}) has too few free pages left for it.")
-    found.append(_SLEEPS if failure.gfp & __GFP_DIRECT_RECLAIM else _ATOMIC)
-    return found
+    waiting = _SLEEPS if failure.gfp & __GFP_DIRECT_RECLAIM else _ATOMIC
+    return [*found, waiting, may_use(failure.gfp, failure.order)]
 
 
 def _elsewhere(failure: Failure) -> list[str]:
