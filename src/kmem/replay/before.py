@@ -34,6 +34,7 @@ __all__ = ["BulkRequest", "PriorState"]
 _PAGE_SHIFT = 12
 _KMALLOC_MAX_CACHE_SIZE = 8192
 _MAX_ORDER = 11
+_LIVE, _FREED = 1, 2
 _GFP_ACCOUNT = 0x400000
 _GFP_HIGHMEM = 0x2
 _ARRAY_SITES = ("__vmalloc_node_range", "__vmalloc_area_node")
@@ -86,6 +87,8 @@ class PriorState:
         Address of frame 0 in the direct map, 0 if pointers are hashed.
     config : SlabConfig
         Which kmalloc caches there are.
+    nr_frames : int
+        Frames of the machine; events of others are damage.
 
     Attributes
     ----------
@@ -102,10 +105,10 @@ class PriorState:
 
     Notes
     -----
-    Complexity: O(events). Memory follows frames and objects that are live or were before.
+    Complexity: O(events). Memory: a byte for each frame, and what objects are live or were before.
     """
 
-    def __init__(self, page_offset: int, config: SlabConfig) -> None:
+    def __init__(self, page_offset: int, config: SlabConfig, nr_frames: int = 1 << 20) -> None:
         self.page_offset = page_offset
         self.config = config
         self.events = 0
@@ -113,8 +116,7 @@ class PriorState:
         self.bulk: list[BulkRequest] = []
         self.hidden_frees = 0
         self.hidden_objects: Counter[str] = Counter()
-        self._live: set[int] = set()  # frames allocated by an event
-        self._seen: set[int] = set()  # frames of any page event
+        self._frames = bytearray(nr_frames)  # what page events said last of each frame, 0 nothing
         self._pages: dict[int, _Page] = {}
         self._former: list[tuple[int, _Page]] = []  # of slabs before that have been given back
         self._slab_frees: set[int] = set()
@@ -126,6 +128,7 @@ class PriorState:
     def add(self, batch: EventBatch) -> None:
         """Take the events of a batch into account."""
         strings = batch.strings
+        nr_frames = len(self._frames)
         sites = [strings.call_sites[n] for n in range(len(strings.call_sites))]
         caches = [strings.caches[n] for n in range(len(strings.caches))]
         columns = (
@@ -145,10 +148,10 @@ class PriorState:
             *(column.tolist() for column in columns), strict=True
         ):
             if event == _PAGE_ALLOC:
-                if not flags & _FAILED and order < _MAX_ORDER:
+                if not flags & _FAILED and order < _MAX_ORDER and target < nr_frames:
                     self._page_alloc(target, order)
             elif event == _PAGE_FREE:
-                if order < _MAX_ORDER:
+                if order < _MAX_ORDER and target < nr_frames:
                     self._page_free(target, order, pid)
             elif 0 < event <= _KMEM_CACHE_ALLOC_NODE:
                 if not flags & _NO_ANSWER:
@@ -165,21 +168,19 @@ class PriorState:
     # -- pages --------------------------------------------------------------
 
     def _page_alloc(self, pfn: int, order: int) -> None:
-        frames = range(pfn, pfn + (1 << order))
-        self._live.update(frames)
-        self._seen.update(frames)
+        frames = range(pfn, min(pfn + (1 << order), len(self._frames)))
+        self._frames[frames.start : frames.stop] = bytes((_LIVE,)) * len(frames)
         for frame in frames:
             self._forget(frame)
 
     def _page_free(self, pfn: int, order: int, pid: int) -> None:
-        frames = range(pfn, pfn + (1 << order))
-        if pfn in self._live:
-            self._live.difference_update(frames)
-        else:
+        frames = range(pfn, min(pfn + (1 << order), len(self._frames)))
+        said = self._frames[pfn]
+        if said != _LIVE:
             slab = [page for frame in frames if (page := self._pages.get(frame)) is not None and page.before]
             if slab and not _is_large(slab, self._address(pfn)):
                 self._slab_frees.add(pfn)
-            elif pfn in self._seen:
+            elif said == _FREED:
                 self.hidden_frees += 1
                 self._remember_free(pfn, order, pid)
             else:
@@ -187,7 +188,7 @@ class PriorState:
                 self._remember_free(pfn, order, pid)
                 for frame in frames:
                     self._pages.pop(frame, None)
-        self._seen.update(frames)
+        self._frames[frames.start : frames.stop] = bytes((_FREED,)) * len(frames)
         for frame in frames:
             self._forget(frame)
 
@@ -273,10 +274,9 @@ class PriorState:
         frame = (pointer - self.page_offset) >> _PAGE_SHIFT
         page = self._pages.get(frame)
         if page is None:
-            before = frame not in self._live
-            if before and frame in self._seen:
-                return None  # taken without an event
-            page = self._pages[frame] = _Page(before)
+            if frame >= len(self._frames) or self._frames[frame] == _FREED:
+                return None  # damaged, or taken without an event
+            page = self._pages[frame] = _Page(before=self._frames[frame] != _LIVE)
         return page
 
     def _vote(self, page: _Page) -> None:

@@ -182,7 +182,7 @@ def replay_running(
             found = survey(reader)
             digits, nr_cpus = reader.pointer_digits, reader.nr_cpus
         machine = Machine.boot(description, seed=seed)
-        known = PriorState(found.page_offset, machine.caches.list.config)
+        known = PriorState(found.page_offset, machine.caches.list.config, machine.memmap.nr_frames)
         with open_trace(path, **options) as reader:
             for batch in reader:
                 known.add(batch)
