@@ -21,6 +21,7 @@ from tests.replay.batches import (
     GFP_KERNEL,
     GFP_SLAB,
     PAGE_OFFSET,
+    Bench,
     Row,
     batch,
     cache_alloc,
@@ -287,6 +288,74 @@ def test_bulk_pages_are_those_that_vunmap_frees() -> None:
     assert (request.after, request.count) == (2, 4)
     assert sorted(request.frames) == [300, 400, 401, 402]
     assert known.blocks == {900: 0} and known.hidden_frees == 0
+
+
+def moved(*rows: Row) -> PriorState:
+    texts = strings()
+    mover = texts.comms.code("kcompactd0")  # type: ignore[attr-defined]
+    known = PriorState(PAGE_OFFSET, SlabConfig())
+    known.add(batch([row | ({"comm": mover} if row.get("pid") == 28 else {}) for row in rows], texts))
+    return known
+
+
+def test_pages_that_compaction_moved() -> None:
+    """Two pages move, the first is freed where it came to be; one that was only taken for that is given back."""
+    known = moved(
+        page_alloc(100),
+        page_alloc(700),
+        page_free(700),
+        page_free(100, pid=28),
+        page_free(200, pid=28),
+        page_free(700, pid=28),
+        page_free(700),
+    )
+    first, second = known.moves
+    assert (first.at, first.source, first.freed, first.target) == (3, 100, 6, 700)
+    assert (second.at, second.source, second.freed, second.target) == (4, 200, -1, -1)
+    assert known.blocks == {200: 0}  # in use before the trace
+
+
+def test_a_page_of_vmalloc_is_no_moved_one() -> None:
+    texts = strings()
+    site = texts.call_sites.code("__vmalloc_node_range+0x1")  # type: ignore[attr-defined]
+    freeing = texts.call_sites.code("__vunmap+0x2")  # type: ignore[attr-defined]
+    mover = texts.comms.code("kcompactd0")  # type: ignore[attr-defined]
+    known = PriorState(PAGE_OFFSET, SlabConfig())
+    rows = [
+        page_alloc(300),
+        page_free(300),
+        page_alloc(100),
+        page_free(100, comm=mover),
+        kmalloc(at(70), 8, call_site=site),
+        page_free(300),
+        kfree(at(70), call_site=freeing),
+    ]
+    known.add(batch(rows, texts))
+    (request,) = known.bulk
+    (move,) = known.moves
+    assert request.frames == [300] and move.target == -1
+
+
+def test_a_moved_page_stays_in_use_until_it_is_freed() -> None:
+    bench = Bench()
+    free = bench.free_pages()
+    engine = bench.feed(page_alloc(100), page_alloc(101), finish=False)
+    assert engine.rename_block(100, 1 << 44)
+    assert not engine.rename_block(100, 5)
+    bench.feed(page_free(100))
+    assert bench.free_pages() == free - 2 and engine.nr_unknown_page_frees == 1
+    assert engine.rename_block(1 << 44, 700)
+    bench.feed(page_free(700), page_free(101))
+    assert bench.free_pages() == free and engine.nr_unknown_page_frees == 1
+
+
+def test_functions_are_called_after_their_cache() -> None:
+    texts = strings()
+    site = texts.call_sites.code("alloc_vmap_area+0x9d")  # type: ignore[attr-defined]
+    known = PriorState(PAGE_OFFSET, SlabConfig())
+    known.add(batch([page_alloc(60, gfp=GFP_SLAB), cache_alloc(at(60), 64, call_site=site)], texts))
+    rows = ROWS | {"vmap_area": SlabinfoRow("vmap_area", 64, 64, 64, 64, 1, 1, 1)}
+    assert known.resolve(rows) == {("alloc_vmap_area+0x9d", 64, 64): "vmap_area"}
 
 
 def test_hashed_pointers() -> None:

@@ -9,9 +9,12 @@ order of events alone follows
 - which frames were slabs before, of which cache, and which of their objects
   were free then: those that are allocated before they are freed;
 - which cache a call site allocates from, where the trace does not name it: that
-  of other objects in the same slab;
+  of other objects in the same slab, or the only one of the size, or of those the one that
+  the function is called after;
 - how many pages ``vmalloc()`` takes in bulk, without an event: its array of pages
-  has one, and so have the pages when they are given back.
+  has one, and so have the pages when they are given back;
+- which pages compaction moved: the old page's free is kcompactd's, and the new one, taken without
+  an event, is freed by somebody later.
 
 With hashed pointers frames of objects are not known; of the objects freed then,
 only those are that a cache is named for.
@@ -29,7 +32,7 @@ from kmem.mm.kmalloc import kmalloc_cache_name, kmalloc_index, kmalloc_type
 from kmem.mm.slab_config import SlabConfig
 from kmem.trace.events import Event, EventBatch, EventFlag
 
-__all__ = ["BulkRequest", "PriorState"]
+__all__ = ["BulkRequest", "Move", "PriorState"]
 
 _PAGE_SHIFT = 12
 _KMALLOC_MAX_CACHE_SIZE = 8192
@@ -38,6 +41,7 @@ _LIVE, _FREED = 1, 2
 _GFP_ACCOUNT = 0x400000
 _GFP_HIGHMEM = 0x2
 _ARRAY_SITES = ("__vmalloc_node_range", "__vmalloc_area_node")
+_MOVER = "kcompactd"
 _VUNMAP_SITES = ("__vunmap", "vfree")
 _MOST_FREED = 1 << 16  # pages of one vmalloc area
 _KMALLOC_NODE, _KMEM_CACHE_ALLOC_NODE = int(Event.KMALLOC_NODE), int(Event.KMEM_CACHE_ALLOC_NODE)
@@ -65,6 +69,28 @@ class BulkRequest:
     gfp: int
     count: int
     frames: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Move:
+    """A page that kcompactd moved.
+
+    Attributes
+    ----------
+    at : int
+        Number of the event that frees its old frame.
+    source : int
+        That frame.
+    freed : int
+        Number of the event that frees its new frame; -1 if none does.
+    target : int
+        That frame. Which of several moved pages it is cannot be told: it is the one moved first.
+    """
+
+    at: int
+    source: int
+    freed: int = -1
+    target: int = -1
 
 
 @dataclass(slots=True)
@@ -98,6 +124,8 @@ class PriorState:
         Order of blocks that were in use, by first frame.
     bulk : list of BulkRequest
         In the order of events.
+    moves : list of Move
+        In the order of events.
     hidden_frees : int
         Pages freed that were neither in use before nor allocated by an event.
     hidden_objects : Counter of str
@@ -114,15 +142,19 @@ class PriorState:
         self.events = 0
         self.blocks: dict[int, int] = {}
         self.bulk: list[BulkRequest] = []
+        self.moves: list[Move] = []
         self.hidden_frees = 0
         self.hidden_objects: Counter[str] = Counter()
         self._frames = bytearray(nr_frames)  # what page events said last of each frame, 0 nothing
         self._pages: dict[int, _Page] = {}
         self._former: list[tuple[int, _Page]] = []  # of slabs before that have been given back
         self._slab_frees: set[int] = set()
+        self._sites: set[Site] = set()  # that allocate from a cache which the trace does not name
         self._votes: dict[Site, Counter[str]] = {}
         self._arrays: dict[int, BulkRequest] = {}
         self._freed: dict[int, deque[int]] = {}
+        self._moved: deque[Move] = deque()  # whose new frames have not been freed
+        self._came_back: dict[int, Move] = {}  # by new frame, where it was freed last
         self._hashed: dict[int, tuple[str, bool]] = {}  # by pointer: cache, whether in use before
 
     def add(self, batch: EventBatch) -> None:
@@ -143,8 +175,10 @@ class PriorState:
             batch.flags,
             batch.cpu,
             batch.pid,
+            batch.comm,
         )
-        for event, target, req, alloc, order, gfp, cache, site, flags, cpu, pid in zip(
+        movers = {code for code in range(len(strings.comms)) if strings.comms[code].startswith(_MOVER)}
+        for event, target, req, alloc, order, gfp, cache, site, flags, cpu, pid, comm in zip(
             *(column.tolist() for column in columns), strict=True
         ):
             if event == _PAGE_ALLOC:
@@ -152,7 +186,10 @@ class PriorState:
                     self._page_alloc(target, order)
             elif event == _PAGE_FREE:
                 if order < _MAX_ORDER and target < nr_frames:
-                    self._page_free(target, order, pid)
+                    if comm in movers and not order:
+                        self._page_moved(target)
+                    else:
+                        self._page_free(target, order, pid)
             elif 0 < event <= _KMEM_CACHE_ALLOC_NODE:
                 if not flags & _NO_ANSWER:
                     kmalloc = event <= _KMALLOC_NODE
@@ -183,6 +220,9 @@ class PriorState:
             elif said == _FREED:
                 self.hidden_frees += 1
                 self._remember_free(pfn, order, pid)
+                if self._moved and not order:
+                    move = self._came_back[pfn] = self._moved.popleft()
+                    move.freed, move.target = self.events, pfn
             else:
                 self.blocks[pfn] = order
                 self._remember_free(pfn, order, pid)
@@ -191,6 +231,17 @@ class PriorState:
         self._frames[frames.start : frames.stop] = bytes((_FREED,)) * len(frames)
         for frame in frames:
             self._forget(frame)
+
+    def _page_moved(self, pfn: int) -> None:
+        """Kcompactd frees a page: one that it has moved, or one that it had taken and did not need."""
+        if self._frames[pfn] == _FREED:
+            return
+        if self._frames[pfn] != _LIVE:
+            self.blocks[pfn] = 0
+        self._frames[pfn] = _FREED
+        self._forget(pfn)
+        self.moves.append(Move(self.events, pfn))
+        self._moved.append(self.moves[-1])
 
     def _forget(self, frame: int) -> None:
         """A frame begins a new life: what was in it before is done with."""
@@ -225,6 +276,10 @@ class PriorState:
             request.frames.append(frame)
             if self.blocks.pop(frame, None) is None:
                 self.hidden_frees -= 1
+            move = self._came_back.pop(frame, None)
+            if move is not None:  # it was no moved page
+                move.freed = move.target = -1
+                self._moved.appendleft(move)
 
     # -- objects ------------------------------------------------------------
 
@@ -233,6 +288,8 @@ class PriorState:
             if not 0 < site[1] <= _KMALLOC_MAX_CACHE_SIZE:
                 return
             name = kmalloc_cache_name(kmalloc_type(gfp, self.config), kmalloc_index(site[1]))
+        elif not name:
+            self._sites.add(site)
         if not self.page_offset:
             known, before = self._hashed.get(pointer, (name, False))
             self._hashed[pointer] = (known or name, before)
@@ -295,14 +352,13 @@ class PriorState:
             self._vote(page)
         pages = [*self._former, *self._pages.items()]
         names = {site: votes.most_common(1)[0][0] for site, votes in self._votes.items()}
-        by_size: dict[int, list[str]] = {}
-        for row in caches.values():
-            by_size.setdefault(row.objsize, []).append(row.name)
+        for site in sorted(self._sites - names.keys()):
+            of_size = [row.name for row in caches.values() if row.objsize == site[2]]
+            called_so = [name for name in of_size if name in site[0]]  # as vmap_area by alloc_vmap_area()
+            if len(of_size) == 1 or len(called_so) == 1:
+                names[site] = (called_so or of_size)[0]
         heads: dict[int, str] = {}
         for frame, page in pages:
-            for site in sorted(page.sites):
-                if site not in names and len(of_size := by_size.get(site[2], [])) == 1:
-                    names[site] = of_size[0]
             page.name = page.name or next((names[site] for site in sorted(page.sites) if site in names), "")
             if page.before and page.name in caches:
                 heads[frame >> caches[page.name].order << caches[page.name].order] = page.name

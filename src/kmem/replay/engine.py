@@ -445,6 +445,18 @@ class ReplayEngine:
         entry.cache = 0
         count_held(cython.address(self.orders[order * 4]), size)
 
+    def rename_block(self, key: uint64_t, new: uint64_t) -> bool:
+        """Let another frame of the trace stand for a single page of the model; False if the first stands for none."""
+        entry: cython.pointer(Entry) = self.blocks.find(key)
+        saved: Entry = entry[0]
+        if saved.kind != PAGES or saved.order != 0:
+            return False
+        self.blocks.remove(entry)
+        entry = self.take_block(new, PAGES, 0)
+        entry.target = saved.target
+        entry.cache = saved.cache
+        return True
+
     def adopt_slab(self, key: uint64_t, order: uint32_t) -> None:
         """Take frames of the trace for a slab's, for which the model has one of its own."""
         self.take_block(key, SLAB_PAGES, order)

@@ -36,6 +36,7 @@ __all__ = ["RunningMachine", "measure_running", "replay_running"]
 
 _PAGE_SHIFT = 12
 _MANY = 1 << 62
+_NO_FRAME = 1 << 44
 
 
 class _RecordedReclaim(Hooks):
@@ -63,8 +64,8 @@ class RunningMachine:
         Where things lie in the model.
     known : PriorState
         What the trace tells.
-    bulk_pages : int
-        Pages taken for requests without an event.
+    bulk_pages, moved : int
+        Pages taken for requests without an event, and changes of names of moved pages.
     unplaced : int
         Objects in use before that the model has no place for.
     """
@@ -78,7 +79,8 @@ class RunningMachine:
         machine.hooks = _RecordedReclaim(machine)
         self.bulk_pages = 0
         self.unplaced = 0
-        self._requests: list[BulkRequest] = known.bulk
+        self.moved = 0
+        self._timeline = _timeline(known)
         self._next = 0
 
     def begin(self, engine: ReplayEngine) -> None:
@@ -96,6 +98,7 @@ class RunningMachine:
                 self.unplaced += 1
             else:
                 engine.adopt_object(pointer, address, index, self.rows[name].objsize)
+        self.after_events(engine)
 
     def _address(self, pointer: int, name: str) -> int | None:
         """Physical address in the model of an object that was in use before."""
@@ -115,21 +118,37 @@ class RunningMachine:
                 yield (frame << _PAGE_SHIFT) + number * row.objsize
 
     def events_left(self, engine: ReplayEngine) -> int:
-        """Events until the next request that has none."""
-        if self._next == len(self._requests):
+        """Events until something happens that has none."""
+        if self._next == len(self._timeline):
             return _MANY
-        return max(1, self._requests[self._next].after + 1 - engine.nr_events)
+        return max(1, self._timeline[self._next][0] - engine.nr_events)
 
     def after_events(self, engine: ReplayEngine) -> None:
-        """Make the bulk requests that follow the event just replayed."""
-        while self._next < len(self._requests) and self._requests[self._next].after < engine.nr_events:
-            request = self._requests[self._next]
+        """Do what happens before the next event: bulk requests, and pages that move."""
+        while self._next < len(self._timeline) and self._timeline[self._next][0] <= engine.nr_events:
+            what = self._timeline[self._next][1]
             self._next += 1
-            count = min(request.count, engine.allocator.memmap.nr_frames)
-            pages = engine.allocator.alloc_pages_bulk(request.gfp, count)
-            self.bulk_pages += len(pages)
-            for frame, pfn in zip(request.frames, pages, strict=False):
-                engine.adopt_block(frame, pfn, 0)
+            if isinstance(what, BulkRequest):
+                count = min(what.count, engine.allocator.memmap.nr_frames)
+                pages = engine.allocator.alloc_pages_bulk(what.gfp, count)
+                self.bulk_pages += len(pages)
+                for frame, pfn in zip(what.frames, pages, strict=False):
+                    engine.adopt_block(frame, pfn, 0)
+            else:
+                self.moved += engine.rename_block(*what)
+
+
+def _timeline(known: PriorState) -> list[tuple[int, BulkRequest | tuple[int, int]]]:
+    """What happens without an event, each before the event of a number: bulk requests, and frames that change names.
+
+    Between its two frames a moved page has a name that no frame has.
+    """
+    found: list[tuple[int, BulkRequest | tuple[int, int]]] = [(each.after + 1, each) for each in known.bulk]
+    for number, move in enumerate(known.moves):
+        found.append((move.at, (move.source, _NO_FRAME + number)))
+        if move.freed >= 0:
+            found.append((move.freed, (_NO_FRAME + number, move.target)))
+    return sorted(found, key=lambda each: each[0])
 
 
 def replay_running(
@@ -234,7 +253,7 @@ def measure_running(
     Returns
     -------
     Fidelity
-        Without frames and objects; `divergences` are frees of what the model does not have.
+        Without frames and objects; `divergences` are moved pages, and frees of what the model does not have.
 
     Raises
     ------
@@ -257,10 +276,14 @@ def measure_running(
 def _count(run: Replay, prior: RunningMachine, out: Fidelity) -> None:
     """Count what was inferred, and frees of what the model does not have."""
     engine = run.engine
-    pages = min(prior.known.hidden_frees, engine.nr_unknown_page_frees)
+    # a moved page is freed twice, where it was and where it came to be
+    moved = min(sum(move.target >= 0 for move in prior.known.moves), prior.known.hidden_frees)
+    unknown_pages = max(engine.nr_unknown_page_frees - len(prior.known.moves), 0)
+    pages = min(prior.known.hidden_frees - moved, unknown_pages)
     objects = min(prior.known.hidden_objects.total(), engine.nr_unknown_frees)
     out.divergences["bulk"] = pages + objects
-    out.divergences["unknown"] = engine.nr_unknown_page_frees - pages + engine.nr_unknown_frees - objects
+    out.divergences["compaction"] = len(prior.known.moves)
+    out.divergences["unknown"] = unknown_pages - pages + engine.nr_unknown_frees - objects
     out.bulk_pages = prior.bulk_pages
     out.named_by_pointer = len(prior.names)
 

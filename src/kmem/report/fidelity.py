@@ -46,6 +46,7 @@ def fidelity_to_dict(measured: Fidelity) -> dict[str, Any]:
 
 def running_lines(measured: Fidelity) -> Iterator[str]:
     """Yield for people how a replay between two sets of ``/proc`` files ended."""
+    causes = measured.divergences
     for zone in measured.zones:
         free, per_cpu, blocks = (_numbers(zone[key]) for key in ("free_pages", "pcp_pages", "free_blocks"))
         yield (
@@ -59,8 +60,8 @@ def running_lines(measured: Fidelity) -> Iterator[str]:
     if measured.caches:
         yield from _cache_lines(measured)
     yield (
-        f"inferred: {measured.bulk_pages:,} pages of bulk requests; frees of what the model does not have: "
-        f"{measured.divergences['bulk']:,} taken in bulk, {measured.divergences['unknown']:,} unknown"
+        f"inferred: {measured.bulk_pages:,} pages of bulk requests, {causes['compaction']:,} pages moved; "
+        f"frees of what the model does not have: {causes['bulk']:,} taken in bulk, {causes['unknown']:,} unknown"
     )
     for note in measured.notes:
         yield note if note.startswith("assumed: ") else f"note: {note}"
