@@ -313,6 +313,14 @@ def test_which_reserves(mode: str, order: int, reserves: list[str], words: str) 
     assert as_dict(answer)["reserves"] == reserves and said(answer, words)
 
 
+@pytest.mark.parametrize(("free", "unusable"), [({}, 512), ({"free_highatomic": 100}, 25)])
+def test_what_is_held_back_for_atomic_requests(free: dict[str, int], unusable: int) -> None:
+    """The whole reserve, and from 6.13 on what is free of it."""
+    normal = zone("Normal", [900], node=0, reserved_highatomic=2048, **free)
+    answer = one(log("a: page allocation failure: order:0, mode:0xcc0(GFP_KERNEL)", normal))
+    assert answer.zones[0].unusable == unusable and answer.zones[0].free == 900
+
+
 def test_a_slab_that_debugging_made_larger() -> None:
     pages, slab = explained(recorded("amd64-384M-slub-debug-order1-fragmented"))
     assert "smaller-order" not in kinds(pages)  # it was the smallest that the slab can have

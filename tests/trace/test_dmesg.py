@@ -74,6 +74,12 @@ STORED: dict[str, Callable[[list[str]], list[str]]] = {
     "collector": each(lambda stamp, text: json.dumps({"jsonPayload": {"MESSAGE": text}, "severity": "INFO"})),
     "cri": each(lambda stamp, text: f"2026-11-23T01:02:03.123456789Z stderr F {stamp} {text}"),
     "console server": each(lambda stamp, text: f"[2026-11-23 01:02:03.123] {stamp} {text}"),
+    "milliseconds": each(lambda stamp, text: f"{stamp[:-4]}] {text}"),
+    "quoted": each(lambda stamp, text: f"> > {stamp} {text}"),
+    "indented": each(lambda stamp, text: f"    {stamp} {text}"),
+    "grep": each(lambda stamp, text: f"/var/log/kern.log.1:Nov 23 01:02:03 host kernel: {stamp} {text}"),
+    "grep -n": each(lambda stamp, text: f"12:{stamp} {text}"),
+    "web page": each(lambda stamp, text: f"{stamp} {text}".replace("<", "&lt;").replace(">", "&gt;")),
     "other programs between": with_others_between,
 }
 

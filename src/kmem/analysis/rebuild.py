@@ -245,6 +245,7 @@ class _ZoneLayout:
         return {"t": "free", "zone": self.zone.name, "node": self.zone.node, "order": order, "mt": mt, "pfns": pfns}
 
     def zone_record(self, end: int, reserves: list[int], lru: int) -> dict[str, Any]:
+        counters = self.zone.counters
         boost = self.pages("boost")
         least = self.pages("min")
         marks = {f"wm_{name}": max(self.pages(name, least), least) - boost for name in ("min", "low", "high")}
@@ -261,7 +262,8 @@ class _ZoneLayout:
             "present": max(self.pages("present"), managed),
             "managed": managed,
             "boost": boost,
-            "nr_highatomic": self.pages("reserved_highatomic"),
+            # from 6.13 on, only what is free of it is held back
+            "nr_highatomic": self.pages("free_highatomic" if "free_highatomic" in counters else "reserved_highatomic"),
             "flags": 1 if boost else 0,
             "lowmem_reserve": reserves,
             "free_cma": self.pages("free_cma"),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import dataclasses
+import html
 import itertools
 import re
 from collections.abc import Iterable, Iterator
@@ -28,6 +29,7 @@ __all__ = ["LogLine", "log_lines", "read_log"]
 _MAX_LINE = 1 << 16
 _LEARNED_LINES = 5000
 _MOST_PREFIXES = 6
+_MARGIN = " \t>|"
 _WRAP_WIDTHS = range(40, 161)
 _EXPORT_FIELD = re.compile(r"[A-Z_][A-Z_0-9]*=")
 _DMESG_JSON = re.compile(r'\s*"msg": (".*"),?\s*')
@@ -37,7 +39,7 @@ _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\([A-B]")
 # "[   12.345678][  T107] ", with the step since the line before (dmesg -d) or the
 # CPU and task that vendors' kernels put there
 _STAMP = re.compile(
-    r"\[ *(\d+)\.(\d{6})(?:,\d+)?(?: +<[ \d.+-]+>)?\] ?"
+    r"\[ *(\d{1,12})\.(\d{3,9})(?:,\d+)?(?: +<[ \d.+-]+>)?\] ?"
     r"(?:\[ *([TC]\d+)\] ?|\(\d+\)\[[^\]]{1,40}\]:? ?|\[c\d +[^\]]{1,40}\] ?)?"
 )
 _ISO = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.,\d]*(?: ?(?:[+-]\d\d:?\d\d|Z|[A-Z]{3,4})\b)?"
@@ -67,6 +69,7 @@ _OTHERS = tuple(
         r"(?:kern|user|daemon|syslog) *:\w+ *: ",  # dmesg -x
         r"\[[^\[\]]{0,30}\d\d:\d\d:\d\d[^\[\]]{0,20}\] ?",  # dmesg -T in any language, a console server
         r"\[ *\+\d+\.\d+\] |\[\w{3} ?\d\d \d\d:\d\d\] |\[< *\d+\.\d+>\] ",  # dmesg -H, --reltime, delta
+        r"[\w./-]*(?:log|messages|dmesg)[\w.-]*:|\d{1,9}[:-](?=\[|<\d|\w{3} [ \d]\d |\d{4}-)",  # grep, grep -n
         r"\S+ kernel: ",  # journalctl -o short-monotonic, after its stamp
     )
 )
@@ -140,7 +143,7 @@ class _Bare:
         match = _STAMP.match(self.text)
         if match is None:
             return False
-        self.time_us = int(match[1]) * 1_000_000 + int(match[2])
+        self.time_us = int(match[1]) * 1_000_000 + int(match[2].ljust(6, "0")[:6])
         self.caller = match[3] or ""
         return self.take(match)
 
@@ -165,6 +168,8 @@ def _bare(raw: str) -> _Bare:
     """Take the prefixes off a raw line."""
     if "\x1b" in raw:
         raw = _ANSI.sub("", raw)
+    if "&" in raw and ("&lt;" in raw or "&gt;" in raw):
+        raw = html.unescape(raw)
     bare = _Bare(raw)
     first = raw[:1]
     if first.isdigit() and (kmsg := _KMSG.fullmatch(raw)):
@@ -172,8 +177,11 @@ def _bare(raw: str) -> _Bare:
         return _Bare(kmsg["text"], int(kmsg["us"]), True, caller[1] if caller else "")
     if first == "[" and bare.stamp() and not bare.text.startswith(("[", "<")) and "kernel: " not in bare.text[:80]:
         return bare
-    if first.isspace() or not first:
+    if not first:
         return bare
+    if first in _MARGIN:  # quoted in a mail, or set off in a page; or the rest of a message
+        inner = _bare(raw.lstrip(_MARGIN))
+        return inner if inner.stamped else bare
     for _ in range(_MOST_PREFIXES):
         if bare.foreign and not bare.stamp():
             break
