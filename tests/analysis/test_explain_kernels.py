@@ -264,6 +264,13 @@ def test_what_a_kernel_does_not_have_is_no_remedy() -> None:
     assert "min_free_kbytes" in kinds(one(shortage(200, 10**6, "3.10.0", "0x20")))
 
 
+@pytest.mark.parametrize(("kernel", "mode", "call"), [("3.10.0", "0xd0", "vmalloc"), ("6.1.0", "0xcc0", "kvmalloc")])
+def test_single_pages_instead_of_a_block(kernel: str, mode: str, call: str) -> None:
+    answer = one(log(f"a: page allocation failure: order:5, mode:{mode}", zone("Normal", [30000]), kernel=kernel))
+    (remedy,) = [r for r in answer.remedies if r.kind == "kvmalloc"]
+    assert remedy.change == {"call": call, "pages": 32} and remedy.text.startswith(f"{call}() instead: 32 single pages")
+
+
 def test_who_cannot_wait_is_not_told_to() -> None:
     assert "flags" in kinds(one(shortage(200, 10**6)))
     assert "flags" not in kinds(one(shortage(200, 10**6, comm="swapper/0")))

@@ -40,6 +40,8 @@ _CLUSTER = 32  # SWAP_CLUSTER_MAX: what one round of direct reclaim frees
 _FACTORS = (1.25, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _SCALES = (20, 50, 100, 200, 300, 500, 1000)
 _SCALE_FACTOR_SINCE = (4, 6)
+_KVMALLOC_SINCE = (4, 12)
+_PROACTIVE_SINCE = (5, 9)
 _ENOUGH = 64  # requests that a moved reserve has to serve
 _HALF = 0.5  # of a zone's memory: more than this is never set aside as watermark
 _BARRED = 1 << 40  # a watermark that nothing is above
@@ -299,10 +301,11 @@ def _kvmalloc(scene: Scene, request: PageRequest) -> Iterator[Remedy]:
         return
     gfp = (request.gfp & ~__GFP_NORETRY) | __GFP_HIGHMEM
     if _succeeds(scene, _Trial(PageRequest(gfp, 0, request.node), attempts=1 << request.order)):
+        call = "kvmalloc" if scene.version is None or scene.version >= _KVMALLOC_SINCE else "vmalloc"
         yield Remedy(
             "kvmalloc",
-            {"call": "kvmalloc", "pages": 1 << request.order},
-            f"kvmalloc() instead: {1 << request.order} single pages are there, mapped side by side; "
+            {"call": call, "pages": 1 << request.order},
+            f"{call}() instead: {1 << request.order} single pages are there, mapped side by side; "
             "not for memory that a device addresses as one piece",
         )
 
@@ -458,11 +461,13 @@ def _compaction(scene: Scene, request: PageRequest) -> Iterator[Remedy]:
             _migrate(allocator, zone, start, nr_pages)
 
     if _succeeds(scene, _Trial(request, prepare, together=True)):
+        old = scene.version is not None and scene.version < _PROACTIVE_SINCE
+        proactive = "" if old else ", or vm.compaction_proactiveness"
         yield Remedy(
             "compaction",
             {"compact_memory": 1},
-            "compaction (echo 1 > /proc/sys/vm/compact_memory, or vm.compaction_proactiveness): enough page cache "
-            "and anonymous memory can be moved out of the way, if it lies together",
+            f"compaction (echo 1 > /proc/sys/vm/compact_memory{proactive}): enough page cache and anonymous memory can "
+            "be moved out of the way, if it lies together",
         )
 
 
