@@ -109,6 +109,8 @@ class RunningState:
         Frame in the model of each known slab, by cache and real frame.
     full : dict of str to list of int
         Frames of the slabs of each cache of which nothing was known, full ones.
+    in_use : dict of str to int
+        Objects in use of each cache.
     assumed : list of str
         A sentence for everything that no file says.
     """
@@ -116,6 +118,7 @@ class RunningState:
     blocks: dict[int, int] = field(default_factory=dict)
     slabs: dict[tuple[str, int], int] = field(default_factory=dict)
     full: dict[str, list[int]] = field(default_factory=dict)
+    in_use: dict[str, int] = field(default_factory=dict)
     assumed: list[str] = field(default_factory=list)
 
 
@@ -494,6 +497,7 @@ class _Builder:
         restore_cache(slub, index, lists.dump(counts))
         for at in full:
             adopt_full_slab(slub, index, at, row.objperslab)
+        state.in_use[row.name] = (len(laid) + len(others)) * row.objperslab - lists.nr_free
         unknown = set(others)
         state.full[row.name] = [at for at in full if at in unknown]
         for at in (*(at for at, _ in laid), *others):
@@ -539,6 +543,12 @@ class _SlabLists:
             self.partial.append((rest.pop(0), tuple(range(count))))
             self.free_left -= count
         return [*self.full, *rest]
+
+    @property
+    def nr_free(self) -> int:
+        """Free objects of all lists."""
+        held = [*self.cpu.values(), *(each for waiting in self.cpu_partial.values() for each in waiting)]
+        return sum(len(slab.free) for _, slab in held) + sum(len(free) for _, free in self.partial)
 
     def dump(self, counts: Sequence[int]) -> dict[str, object]:
         """Return the lists in the shape of :func:`kmem.mm.slub_state.dump_cache`."""

@@ -98,7 +98,21 @@ class RunningMachine:
                 self.unplaced += 1
             else:
                 engine.adopt_object(pointer, address, index, self.rows[name].objsize)
+        self._count_the_rest(engine)
         self.after_events(engine)
+
+    def _count_the_rest(self, engine: ReplayEngine) -> None:
+        """Count objects in use that the trace does not mention."""
+        for name, in_use in self.state.in_use.items():
+            index = self.machine.caches.find(name)
+            assert index is not None
+            engine.reserve(0, 0, index + 1)
+            usage = engine.caches_array[index : index + 1]
+            rest = max(in_use - int(usage["live"][0]), 0)
+            size = self.rows[name].objsize
+            for key, unit in (("live", 1), ("live_req", size), ("live_alloc", size)):
+                usage[key] += rest * unit
+            usage["peak"], usage["peak_alloc"] = usage["live"], usage["live_alloc"]
 
     def _address(self, pointer: int, name: str) -> int | None:
         """Physical address in the model of an object that was in use before."""
