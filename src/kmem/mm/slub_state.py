@@ -263,10 +263,74 @@ def take_object(slub: Slub, address: cython.ulonglong) -> bool:
     if not _unlink(slub, slab, cython.address(page.freelist), index):
         return False
     page.inuse += 1
-    if page.freelist == NO_OBJECT and not page.frozen:
-        slub.remove_partial(cache, slab)
+    if page.freelist == NO_OBJECT and (not page.frozen or leave_cpu_partial(slub, slab)):
+        if not page.frozen:
+            slub.remove_partial(cache, slab)
+        page.frozen = 0
         slub.add_full(cache, slab)
     return True
+
+
+def leave_cpu_partial(slub: Slub, slab: cython.uint) -> bool:
+    """Take a slab off the per-CPU partial list that it is on, still frozen; False if it is on none."""
+    c: cython.pointer(CacheCpu)
+    cpu: cython.uint
+    entry: cython.uint
+    before: cython.uint
+    for cpu in range(slub.nr_cpus):
+        c = cython.address(slub.cpus[slub.pages[slab].cache * slub.nr_cpus + cpu])
+        before = NO_SLAB
+        entry = c.partial
+        while entry != NO_SLAB and entry != slab:
+            before = entry
+            entry = slub.pages[entry].next
+        if entry == NO_SLAB:
+            continue
+        entry = c.partial
+        while entry != slab:  # each says how many there are from it on
+            slub.pages[entry].slabs -= 1
+            entry = slub.pages[entry].next
+        if before == NO_SLAB:
+            c.partial = slub.pages[slab].next
+        else:
+            slub.pages[before].next = slub.pages[slab].next
+        return True
+    return False
+
+
+def evict_slab(slub: Slub, slab: cython.uint) -> None:
+    """Free the objects of a slab that are in use, and give its pages back, whoever has it.
+
+    For a replay that takes a recorded answer over. The pages of a SLAB_TYPESAFE_BY_RCU cache still wait.
+    """
+    cache: cython.uint = slub.pages[slab].cache
+    index: cython.ushort
+    cpu: cython.int
+    for index in range(slub.pages[slab].objects):
+        if slub.links[slub.pages[slab].slots + index] == IN_USE:
+            slub.slab_free(slub.object_address(cache, slab, index))
+            if _gone(slub, slab):
+                return
+    for cpu in range(slub.nr_cpus):
+        if slub.cpus[cache * slub.nr_cpus + cpu].slab == slab:
+            slub.flush_slab(cache, cpu)
+            if _gone(slub, slab):
+                return
+    if slub.pages[slab].frozen:
+        leave_cpu_partial(slub, slab)
+    else:
+        slub.remove_partial(cache, slab)
+    slub.discard_slab(cache, slab)
+
+
+@cython.cfunc
+@cython.exceptval(-1, check=True)
+def _gone(slub: Slub, slab: cython.uint) -> cython.bint:
+    """Whether a slab has been given back, or waits for that."""
+    waiting: cython.uint = slub.rcu_first
+    while waiting != NO_SLAB and waiting != slab:
+        waiting = slub.pages[waiting].next
+    return waiting == slab or slub.pages[slab].kind != PG_SLAB
 
 
 @cython.cfunc

@@ -39,7 +39,7 @@ cdef class Tracepoints:
     cdef readonly uint64_t limit
     cdef object array
     cdef TraceRecord[::1] records
-    cdef uint64_t count
+    cdef readonly uint64_t count
     cdef TraceRecord *emit(self, uint32_t event) except NULL
     cdef int page_event(self, uint32_t event, uint32_t pfn, uint32_t order, uint32_t gfp, uint32_t migratetype, uint32_t zone) except -1
     cdef int object_event(self, uint32_t event, uint64_t ptr, uint64_t bytes_req, uint64_t bytes_alloc, uint32_t gfp, uint32_t cache) except -1

@@ -41,7 +41,8 @@ from kmem.mm.slub_state import adopt_full_slab, take_object
 from kmem.replay.kswapd_rounds import KSWAPD_WAKE, KswapdRounds, find_rounds
 from kmem.replay.maple import MapleNodes
 from kmem.replay.replay import readable_twice
-from kmem.replay.takeover import end_grace_period, exchange, give_page_back, move_slab, own_block, take_page
+from kmem.replay.slab_frames import SlabFrames
+from kmem.replay.takeover import exchange, give_page_back, move_slab, own_block, take_page
 from kmem.trace.events import Event, EventFlag
 from kmem.trace.reader import open_trace
 
@@ -145,6 +146,7 @@ class _Events:
         self.sites = [strings.call_sites[n] for n in range(len(strings.call_sites))]
         self.page_offset = page_offset
         self.slab_pages: set[int] = set()
+        self.first_objects: dict[int, int] = {}
         self.batched: set[int] = set()
         self.named: dict[int, int] = {}
         self.mentions: dict[int, list[int]] = defaultdict(list)
@@ -176,8 +178,9 @@ class _Events:
                 self.mentions[target].append(i)
                 if event not in _FREES:
                     page = (target - self.page_offset) >> _PAGE_SHIFT
-                    if page in owner:
+                    if page in owner and owner[page] not in self.slab_pages:
                         self.slab_pages.add(owner[page])
+                        self.first_objects[i] = owner[page]
             elif event == Event.MM_PAGE_ALLOC and not self.flags[i] & EventFlag.FAILED:
                 self.page_mentions[target].append(i)
                 for page in range(target, target + (1 << self.order[i])):
@@ -250,13 +253,23 @@ class _Run:
         self.owed: dict[int, tuple[int, int]] = {}
         self.learned: dict[tuple[int, int, int], int] = {}
         maple = self.names.get("maple_node")
-        self.maple = None if maple is None else MapleNodes(self.slub, maple, self.in_use)
+        self.maple = None if maple is None else MapleNodes(self.slub, maple, self.in_use, self.settle)
+        self.frames = SlabFrames(self.allocator, self.slub, events, self.slab_diverged)
         self.compacted = any(name in _COMPACTION for name in events.skipped)
         self.rounds = KswapdRounds(self.allocator, events.rounds)
 
     def in_use(self, address: int, event: int) -> bool:
         """Whether an object must be in use after an event."""
         return self.events.taken_by_then(address + self.events.page_offset, event)
+
+    def settle(self, address: int, event: int) -> int:
+        """Have slabs just made where they were made; where an object is then."""
+        self.frames.after_object(event, settled=False)
+        pfn = address >> _PAGE_SHIFT
+        for old, new in self.frames.moved.items():
+            if old <= pfn < old + (1 << int(self.pages["order"][new])):
+                return address + ((new - old) << _PAGE_SHIFT)
+        return address
 
     def run(self, progress: Progress | None) -> None:
         events = self.events
@@ -269,14 +282,17 @@ class _Run:
                 self.pay(events.pid[i])
             if event in _ALLOCS:
                 self.allocate(i)
+                self.frames.after_object(i)
             elif event in _FREES:
                 self.free(i)
+                self.frames.after_object(i)
             elif event == Event.MM_PAGE_ALLOC:
                 self.allocate_pages(i)
             elif event == Event.MM_PAGE_FREE and i not in events.batched:
                 self.free_pages(i, events.order[i])
             elif event == Event.MM_PAGE_FREE_BATCHED:
                 self.free_pages(i, 0)
+            self.frames.forget()
             if progress is not None and not i & 0xFFFF:
                 progress(i, len(events.event))
         if self.maple is not None:
@@ -345,6 +361,9 @@ class _Run:
         head = int(self.pages["head"][pfn]) if self.pages["kind"][pfn] == _TAIL else pfn
         return self.maple is not None and int(self.pages["cache"][head]) == self.maple.cache
 
+    def slab_diverged(self, pfn: int) -> None:
+        self.diverged("bulk" if self.maple is not None and self.pages["cache"][pfn] == self.maple.cache else "slab")
+
     def diverged(self, cause: str) -> None:
         self.out.divergences[cause] += 1
 
@@ -355,8 +374,7 @@ class _Run:
         kind = int(self.pages["kind"][pfn])
         if pfn in self.slabs:
             self.slabs.discard(pfn)
-            if kind == _SLAB and not end_grace_period(self.slub, pfn):
-                self.diverged("bulk" if self.bulk_cache(pfn) else "slab")
+            self.frames.freed(pfn, order)
             if kind != 0:
                 return  # else a slab of a cache that the dump does not show
         if kind == 0:
@@ -450,7 +468,9 @@ class _Run:
             return
         if bulk:
             assert self.maple is not None
-            if not self.maple.skip_to(i, got, wanted):
+            with self.frames.kept(cache):
+                found = self.maple.skip_to(i, self.settle(got, i), wanted)
+            if not found:
                 stand_in = self.slub.kmem_cache_alloc(cache, self.events.gfp[i])
                 if stand_in is not None:
                     self.alias[wanted] = stand_in
@@ -491,6 +511,14 @@ class _Run:
         take_object(self.slub, got)  # as it was
         return False
 
+    def cache_at(self, address: int) -> int:
+        """Cache of the slab that an address lies in; 0 if in none."""
+        pfn = address >> _PAGE_SHIFT
+        if pfn >= self.allocator.memmap.nr_frames:
+            return 0
+        head = int(self.pages["head"][pfn]) if self.pages["kind"][pfn] == _TAIL else pfn
+        return int(self.pages["cache"][head]) if self.pages["kind"][head] == _SLAB else 0
+
     def live_in_model(self, address: int, cache: int) -> bool:
         pfn = address >> _PAGE_SHIFT
         head = int(self.pages["head"][pfn]) if self.pages["kind"][pfn] == _TAIL else pfn
@@ -526,7 +554,8 @@ class _Run:
         wanted = pointer - events.page_offset
         address = self.alias.pop(wanted, wanted)
         try:
-            self.slub.kfree(address)
+            with self.frames.freeing(i, self.cache_at(address)):
+                self.slub.kfree(address)
         except KmemError:
             if self.maple is not None and self.bulk_cache(address >> _PAGE_SHIFT) and self.maple.freed(address):
                 self.slub.kfree(address)

@@ -41,11 +41,14 @@ class MapleNodes:
     in_use : callable
         ``in_use(address, event)``: whether an object must be in use after an
         event, for the trace frees it before it allocates it.
+    settle : callable
+        ``settle(address, event)``: see to it that slabs just made lie where they did, and return where the object is then.
     """
 
     slub: Slub
     cache: int
     in_use: Callable[[int, int], bool]
+    settle: Callable[[int, int], int]
     nr_inferred: int = 0
 
     def allocated(self, event: int) -> None:
@@ -70,6 +73,7 @@ class MapleNodes:
         before = [got]
         for _ in range(_MOST):
             node = self.slub.kmem_cache_alloc(self.cache, _GFP_KERNEL)
+            node = node if node is None else self.settle(node, event)
             if node is None or node == wanted:
                 break
             before.append(node)

@@ -13,9 +13,11 @@ from cython.cimports.kmem.mm.page import (
     NR_PCP_LISTS,
     PG_ALLOCATED,
     PG_BUDDY,
+    PG_FREE,
     PG_PCP,
     PG_RESERVED,
     PG_SLAB,
+    PG_TAIL,
     Page,
     list_add,
     list_del,
@@ -134,16 +136,17 @@ def exchange(allocator: PageAllocator, old: cython.uint, new: cython.uint) -> bo
 
 
 def move_slab(slub: Slub, old: cython.uint, new: cython.uint) -> bool:
-    """Move a slab of one page with all it is to another allocated page; the old one becomes an allocated page."""
+    """Move a slab with all it is to another allocated block; the old one becomes an allocated block."""
     page: cython.pointer(Page)
     other: cython.pointer(Page)
     c: cython.pointer(CacheCpu)
     cpu: cython.int
     entry: cython.uint
+    tail: cython.uint
     listed: cython.bint = False
     page = cython.address(slub.pages[old])
     other = cython.address(slub.pages[new])
-    if page.kind != PG_SLAB or page.order or other.kind != PG_ALLOCATED or other.order:
+    if page.kind != PG_SLAB or other.kind != PG_ALLOCATED or other.order != page.order or waits(slub, old):
         return False
     for cpu in range(slub.nr_cpus):
         c = cython.address(slub.cpus[page.cache * slub.nr_cpus + cpu])
@@ -173,9 +176,40 @@ def move_slab(slub: Slub, old: cython.uint, new: cython.uint) -> bool:
     other.freelist = page.freelist
     other.slabs = page.slabs
     other.slots = page.slots
+    for tail in range(1, cython.cast(cython.uint, 1) << page.order):
+        slub.pages[new + tail].kind = PG_TAIL
+        slub.pages[new + tail].head = new
+        slub.pages[old + tail].kind = PG_FREE  # an allocated block that is not compound
     page.kind = PG_ALLOCATED
     page.flags = 0
     return True
+
+
+def swap_slab(slub: Slub, slab: cython.uint, pfn: cython.uint) -> bool:
+    """Move a slab to a block on a per-CPU list, and its own block to the place of that; False if it is on none."""
+    page: cython.pointer(Page) = cython.address(slub.pages[pfn])
+    other: cython.pointer(Page) = cython.address(slub.pages[slab])
+    after: cython.uint = page.next
+    before: cython.uint = page.prev
+    if page.kind != PG_PCP or page.order != other.order or page.zone != other.zone or waits(slub, slab):
+        return False
+    page.kind = PG_ALLOCATED
+    move_slab(slub, slab, pfn)
+    other.kind = PG_PCP
+    other.migratetype = page.migratetype
+    other.next = after
+    other.prev = before
+    slub.pages[after].prev = slab
+    slub.pages[before].next = slab
+    return True
+
+
+def waits(slub: Slub, slab: cython.uint) -> bool:
+    """Whether a slab waits for a grace period."""
+    waiting: cython.uint = slub.rcu_first
+    while waiting != NO_SLAB and waiting != slab:
+        waiting = slub.pages[waiting].next
+    return waiting == slab
 
 
 def end_grace_period(slub: Slub, pfn: cython.uint) -> bool:
