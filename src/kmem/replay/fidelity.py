@@ -42,7 +42,7 @@ from kmem.replay.kswapd_rounds import KSWAPD_WAKE, KswapdRounds, find_rounds
 from kmem.replay.maple import MapleNodes
 from kmem.replay.replay import readable_twice
 from kmem.replay.slab_frames import SlabFrames
-from kmem.replay.takeover import exchange, give_page_back, move_slab, own_block, take_page
+from kmem.replay.takeover import alloc_from_new_slab, exchange, give_page_back, move_slab, own_block, take_page
 from kmem.trace.events import Event, EventFlag
 from kmem.trace.reader import open_trace
 
@@ -147,6 +147,7 @@ class _Events:
         self.page_offset = page_offset
         self.slab_pages: set[int] = set()
         self.first_objects: dict[int, int] = {}
+        self.first_of: dict[int, int] = {}
         self.batched: set[int] = set()
         self.named: dict[int, int] = {}
         self.mentions: dict[int, list[int]] = defaultdict(list)
@@ -181,6 +182,7 @@ class _Events:
                     if page in owner and owner[page] not in self.slab_pages:
                         self.slab_pages.add(owner[page])
                         self.first_objects[i] = owner[page]
+                        self.first_of[owner[page]] = i
             elif event == Event.MM_PAGE_ALLOC and not self.flags[i] & EventFlag.FAILED:
                 self.page_mentions[target].append(i)
                 for page in range(target, target + (1 << self.order[i])):
@@ -200,6 +202,14 @@ class _Events:
     def site(self, i: int) -> str:
         """Name of the function that made a request."""
         return self.sites[self.call_site[i]] if self.call_site[i] else ""
+
+    def made_in_bulk(self, i: int) -> bool:
+        """Whether a slab is made for nodes of the maple tree that are taken in bulk: its first object comes later."""
+        first = self.first_of[i]
+        if not self.site(first).startswith("mas_") and self.caches[self.named.get(first, 0)] != "maple_node":
+            return False
+        following = (j for j in range(i + 1, first + 1) if self.cpu[j] == self.cpu[i])
+        return next(j for j in following if self.event[j] <= Event.KMEM_CACHE_FREE) != first
 
     def next_mention(self, pointer: int, after: int) -> int | None:
         """The next event that names an object."""
@@ -264,7 +274,7 @@ class _Run:
 
     def settle(self, address: int, event: int) -> int:
         """Have slabs just made where they were made; where an object is then."""
-        self.frames.after_object(event, settled=False)
+        self.frames.after_object(self.events.first_of.get(event, event), settled=False)
         pfn = address >> _PAGE_SHIFT
         for old, new in self.frames.moved.items():
             if old <= pfn < old + (1 << int(self.pages["order"][new])):
@@ -307,6 +317,9 @@ class _Run:
             return
         if i in events.slab_pages:
             self.slabs.add(wanted)
+            if self.maple is not None and events.made_in_bulk(i):
+                with self.frames.kept(self.maple.cache):
+                    self.maple.overflow(i, lambda: int(self.pages["kind"][wanted]) == _SLAB)
             return
         got = self.allocator.alloc_pages(events.gfp[i], order, -1)
         self.out.frames += 1
@@ -461,6 +474,12 @@ class _Run:
         if not bulk and cache is not None and got is not None and self.before_the_frees(i, cache, got, wanted):
             self.diverged("interrupt")
             return
+        if not bulk and cache is not None and got is not None and i in self.events.first_objects:
+            wanted_page = self.events.target[self.events.first_objects[i]]
+            if int(self.pages["kind"][wanted_page]) not in (_SLAB, _LARGE):
+                self.diverged("interrupt")  # what an interrupt freed came too late for the kernel, which made a slab
+                self.in_a_new_slab(i, cache, got, wanted)
+                return
         self.diverged("bulk" if bulk else self.object_cause(i, wanted))
         if cache is None or got is None:
             if got is not None:
@@ -484,6 +503,22 @@ class _Run:
             self.slub.kfree(got)
             return
         self.alias[wanted] = got
+
+    def in_a_new_slab(self, i: int, cache: int, got: int, wanted: int) -> None:
+        """Have the model make the slab that the kernel made for an object, and hand out that."""
+        with self.frames.kept(cache):
+            self.slub.kfree(got)
+            self.slub.start_object = self.start_of(cache, wanted)
+            again = alloc_from_new_slab(self.slub, cache, self.events.gfp[i])
+            self.slub.start_object = -1
+            if not again:
+                return
+            again = self.settle(again, i)
+            if again != wanted:
+                if take_object(self.slub, wanted):
+                    self.slub.kfree(again)
+                else:
+                    self.alias[wanted] = again
 
     def before_the_frees(self, i: int, cache: int, got: int, wanted: int) -> bool:
         """Whether the recorded object is what would have come before the frees just before this event.

@@ -58,6 +58,24 @@ class MapleNodes:
                 self.slub.kmem_cache_alloc(self.cache, _GFP_KERNEL)
                 self.nr_inferred += 1
 
+    def overflow(self, event: int, made: Callable[[], bool]) -> None:
+        """Take nodes until a new slab is made, which the trace shows, and give them back as `mas_destroy()` would."""
+        taken = []
+        while len(taken) < _MOST and not made():
+            node = self.slub.kmem_cache_alloc(self.cache, _GFP_KERNEL)
+            if node is None:
+                break
+            taken.append(self.settle(node, event))
+        self._give_back(taken, event)
+
+    def _give_back(self, nodes: list[int], event: int) -> None:
+        """Free nodes, last first, but those that somebody must have."""
+        for address in reversed(nodes):
+            if self.in_use(address, event):
+                self.nr_inferred += 1
+            else:
+                self.slub.kfree(address)
+
     def freed(self, address: int) -> bool:
         """Whether a node that is freed must have been taken in bulk; it is in use then."""
         if not take_object(self.slub, address):

@@ -23,7 +23,7 @@ from cython.cimports.kmem.mm.page import (
     list_del,
 )
 from cython.cimports.kmem.mm.page_alloc import PageAllocator
-from cython.cimports.kmem.mm.slab import NO_SLAB, CacheCpu
+from cython.cimports.kmem.mm.slab import NO_SLAB, NULL_OBJECT, CacheCpu
 from cython.cimports.kmem.mm.slub import Slub
 
 
@@ -202,6 +202,48 @@ def swap_slab(slub: Slub, slab: cython.uint, pfn: cython.uint) -> bool:
     slub.pages[after].prev = slab
     slub.pages[before].next = slab
     return True
+
+
+def alloc_from_new_slab(slub: Slub, cache: cython.uint, gfp: cython.uint) -> int:
+    """An object of a slab made for it, although there are free ones in others; 0 if there is no memory.
+
+    What is left of the CPU's slab goes to its partial list: an object had been freed there, and put
+    it on that list, after the kernel had looked.
+    """
+    c: cython.pointer(CacheCpu) = cython.address(slub.cpus[cache * slub.nr_cpus + slub.allocator.cpu])
+    partial: cython.uint
+    node: cython.int
+    address: cython.ulonglong
+    hidden: list = []
+    if c.slab != NO_SLAB and c.freelist != NO_OBJECT and slub.pages[c.slab].freelist == NO_OBJECT:
+        _put_on_partial_list(slub, cache, c)
+    partial = c.partial
+    c.partial = NO_SLAB
+    for node in range(slub.nr_nodes):
+        hidden.append(slub.nodes[cache * slub.nr_nodes + node].nr_partial)
+        slub.nodes[cache * slub.nr_nodes + node].nr_partial = 0
+    address = slub.slab_alloc(cache, gfp, -1)
+    for node in range(slub.nr_nodes):
+        slub.nodes[cache * slub.nr_nodes + node].nr_partial += hidden[node]
+    c = cython.address(slub.cpus[cache * slub.nr_cpus + slub.allocator.cpu])
+    c.partial = partial
+    return 0 if address == NULL_OBJECT else address
+
+
+@cython.cfunc
+@cython.exceptval(-1, check=True)
+def _put_on_partial_list(slub: Slub, cache: cython.uint, c: cython.pointer(CacheCpu)) -> cython.int:
+    """Make the CPU's slab the first of its partial list, with what is on the CPU's freelist."""
+    page: cython.pointer(Page) = cython.address(slub.pages[c.slab])
+    slab: cython.uint = c.slab
+    index: cython.ushort = c.freelist
+    page.freelist = index
+    while index != NO_OBJECT:
+        page.inuse -= 1
+        index = slub.links[page.slots + index]
+    c.slab = NO_SLAB
+    c.freelist = NO_OBJECT
+    return slub.put_cpu_partial(cache, slab, 0)
 
 
 def waits(slub: Slub, slab: cython.uint) -> bool:
