@@ -42,7 +42,15 @@ from kmem.replay.kswapd_rounds import KSWAPD_WAKE, KswapdRounds, find_rounds
 from kmem.replay.maple import MapleNodes
 from kmem.replay.replay import readable_twice
 from kmem.replay.slab_frames import SlabFrames
-from kmem.replay.takeover import alloc_from_new_slab, exchange, give_page_back, move_slab, own_block, take_page
+from kmem.replay.takeover import (
+    alloc_from_new_slab,
+    exchange,
+    exchange_cpu_slab,
+    give_page_back,
+    move_slab,
+    own_block,
+    take_page,
+)
 from kmem.trace.events import Event, EventFlag
 from kmem.trace.reader import open_trace
 
@@ -494,6 +502,8 @@ class _Run:
                 if stand_in is not None:
                     self.alias[wanted] = stand_in
             return
+        if not self.in_use(got, i) and self.from_another_slab(i, cache, got, wanted):
+            return
         if take_object(self.slub, wanted):
             if not self.in_use(got, i):
                 self.slub.kfree(got)  # else somebody has it, without an event
@@ -519,6 +529,28 @@ class _Run:
                     self.slub.kfree(again)
                 else:
                     self.alias[wanted] = again
+
+    def from_another_slab(self, i: int, cache: int, got: int, wanted: int) -> bool:
+        """If the recorded object is in a partial slab, make that the CPU's, and the CPU's slab the partial one."""
+        pfn = wanted >> _PAGE_SHIFT
+        if self.cache_at(wanted) != cache or self.cache_at(got) != cache:
+            return False
+        head = int(self.pages["head"][pfn]) if self.pages["kind"][pfn] == _TAIL else pfn
+        with self.frames.kept(cache):
+            self.slub.kfree(got)
+            exchanged = exchange_cpu_slab(self.slub, cache, head)
+            again = self.slub.kmem_cache_alloc(cache, self.events.gfp[i])
+            if again == wanted:
+                return True
+            if take_object(self.slub, wanted):
+                if again is not None:
+                    self.slub.kfree(again)
+                return True
+            if again is not None and again != got:
+                self.slub.kfree(again)
+                if not take_object(self.slub, got):
+                    raise InputError(f"event {i}: object {got:#x} is gone") if exchanged else AssertionError(got)
+        return False
 
     def before_the_frees(self, i: int, cache: int, got: int, wanted: int) -> bool:
         """Whether the recorded object is what would have come before the frees just before this event.

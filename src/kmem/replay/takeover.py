@@ -246,6 +246,50 @@ def _put_on_partial_list(slub: Slub, cache: cython.uint, c: cython.pointer(Cache
     return slub.put_cpu_partial(cache, slab, 0)
 
 
+def exchange_cpu_slab(slub: Slub, cache: cython.uint, slab: cython.uint) -> bool:
+    """Make a partial slab the CPU's current one, and that the one in its place; False if it is on no list."""
+    c: cython.pointer(CacheCpu) = cython.address(slub.cpus[cache * slub.nr_cpus + slub.allocator.cpu])
+    page: cython.pointer(Page) = cython.address(slub.pages[slab])
+    old: cython.uint = c.slab
+    other: cython.pointer(Page)
+    index: cython.ushort = c.freelist
+    entry: cython.uint = c.partial
+    before: cython.uint = NO_SLAB
+    if page.kind != PG_SLAB or page.cache != cache or page.freelist == NO_OBJECT or waits(slub, slab):
+        return False
+    if old == NO_SLAB or index == NO_OBJECT or slub.pages[old].freelist != NO_OBJECT or slab == old:
+        return False
+    other = cython.address(slub.pages[old])
+    if page.frozen:
+        while entry != NO_SLAB and entry != slab:
+            before = entry
+            entry = slub.pages[entry].next
+        if entry == NO_SLAB:
+            return False
+        other.slabs = page.slabs
+        if before == NO_SLAB:
+            c.partial = old
+        else:
+            slub.pages[before].next = old
+    else:
+        slub.pages[page.prev].next = old
+        slub.pages[page.next].prev = old
+        other.prev = page.prev
+        other.frozen = 0
+    other.next = page.next
+    other.freelist = index
+    while index != NO_OBJECT:
+        other.inuse -= 1
+        index = slub.links[other.slots + index]
+    c.slab = slab
+    c.slots = page.slots
+    c.freelist = page.freelist
+    page.freelist = NO_OBJECT
+    page.inuse = page.objects
+    page.frozen = 1
+    return True
+
+
 def waits(slub: Slub, slab: cython.uint) -> bool:
     """Whether a slab waits for a grace period."""
     waiting: cython.uint = slub.rcu_first
