@@ -42,7 +42,8 @@ class MapleNodes:
         ``in_use(address, event)``: whether an object must be in use after an
         event, for the trace frees it before it allocates it.
     settle : callable
-        ``settle(address, event)``: see to it that slabs just made lie where they did, and return where the object is then.
+        ``settle(address, event)``: see to it that slabs just made lie where they
+        did, and return where the object is then.
     """
 
     slub: Slub
@@ -60,7 +61,7 @@ class MapleNodes:
 
     def overflow(self, event: int, made: Callable[[], bool]) -> None:
         """Take nodes until a new slab is made, which the trace shows, and give them back as `mas_destroy()` would."""
-        taken = []
+        taken: list[int] = []
         while len(taken) < _MOST and not made():
             node = self.slub.kmem_cache_alloc(self.cache, _GFP_KERNEL)
             if node is None:

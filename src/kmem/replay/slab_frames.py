@@ -65,9 +65,7 @@ class SlabFrames:
         Called with a frame wherever model and kernel differ.
     """
 
-    def __init__(
-        self, allocator: PageAllocator, slub: Slub, events: _Events, diverged: Callable[[int], None]
-    ) -> None:
+    def __init__(self, allocator: PageAllocator, slub: Slub, events: _Events, diverged: Callable[[int], None]) -> None:
         self.allocator = allocator
         self.slub = slub
         self.events = events
