@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import gzip
 import re
+from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
 import pytest
 
-from kmem.trace.dmesg import log_lines
-from kmem.trace.failures import FailureReport, find_failures
+from kmem.trace.dmesg import LogLine, log_lines
+from kmem.trace.failures import FailureReport, find_failures, iter_failures
 
 LOGS = Path(__file__).parents[1] / "data" / "logs"
 
@@ -293,6 +294,25 @@ def test_free_blocks_that_contradict_themselves(blocks: str) -> None:
     zone = "Normal free:264kB min:10kB low:20kB high:30kB present:9999kB\nlowmem_reserve[]: 0 0\nNormal: "
     info = one(f"a: page allocation failure: order:0, mode:0x20\nMem-Info:\n{zone}{blocks}\n").meminfo
     assert info is not None and info.damage and not info.complete
+
+
+def test_a_report_that_never_ends_does_not_hold_up_others() -> None:
+    def lines() -> Iterator[str]:
+        yield "[    1.000000][  T107] a: page allocation failure: order:1, mode:0x20"
+        for n in range(12_000):
+            yield f"[    2.{n:06d}][  T108] vmap allocation for size {4096 * n} failed: use vmalloc=<size>"
+
+    read = 0
+
+    def counted() -> Iterator[LogLine]:
+        nonlocal read
+        for line in log_lines(lines()):
+            read = line.number
+            yield line
+
+    reports = iter_failures(counted())
+    assert next(reports).order == 1 and read < 12_000
+    assert sum(1 for _ in reports) == 12_000
 
 
 def test_suppressed_reports_are_counted() -> None:

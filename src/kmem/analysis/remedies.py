@@ -255,7 +255,10 @@ def find_remedies(scene: Scene, request: PageRequest) -> list[Remedy]:
     """
     found: list[Remedy] = []
     # what root can set, what the caller can ask otherwise, what has to be written
-    for maker in (_scale_factor, _min_free, _reserve_ratio, _compaction, _slub_debug):
+    if _reclaim_helps(scene, request):
+        found += itertools.islice(_scale_factor(scene, request), 1)
+        found += itertools.islice(_min_free(scene, request), 1)
+    for maker in (_reserve_ratio, _compaction, _slub_debug):
         found += itertools.islice(maker(scene, request), 1)
     found += _flags(scene, request)
     if scene.slab_order is None:  # a slab's order is not the caller's to choose
@@ -375,6 +378,17 @@ def _knob(scene: Scene, request: PageRequest, factor: float, scale: int | None) 
             reclaim.balance(high)  # kswapd would have kept this much free beforehand
 
     return _succeeds(scene, _Trial(request, prepare)) and fits
+
+
+def _reclaim_helps(scene: Scene, request: PageRequest) -> bool:
+    """Whether the request would succeed with all freed that can be, so that it is worth trying how much is needed."""
+
+    def prepare(rebuilt: Rebuilt, reclaim: Reclaim) -> None:
+        for zone, frames in reclaim.lru.items():
+            reclaim.free_some(zone, len(frames))
+        rebuilt.allocator.drain_all_pages()
+
+    return _succeeds(scene, _Trial(request, prepare))
 
 
 def _scale_factor(scene: Scene, request: PageRequest) -> Iterator[Remedy]:

@@ -28,6 +28,7 @@ _LRU_FLAG = 1
 _MAX_NR_ZONES = 5
 _NR_ORDERS = 11
 _MAX_PFN = 1 << 31
+_MANY_BLOCKS_BELOW = 6  # this order: there are many small blocks, and few large ones
 
 
 @dataclass
@@ -287,7 +288,10 @@ def link_list(memmap: MemMap, head: int, frames: list[int], order: int, kind: in
         raise ValueError(f"frame {ring[1:][pages['kind'][ring[1:]] != 0][0]} is on two lists")
     pages["next"][ring] = np.roll(ring, -1)
     pages["prev"][ring] = np.roll(ring, 1)
-    for pfn in frames if order else ():
+    if 0 < order < _MANY_BLOCKS_BELOW:
+        inner = (ring[1:, np.newaxis].astype(np.int64) + np.arange(1, 1 << order)).ravel()
+        pages["kind"][inner[inner < memmap.nr_frames]] = _FREE
+    for pfn in frames if order >= _MANY_BLOCKS_BELOW else ():
         pages["kind"][pfn + 1 : pfn + (1 << order)] = _FREE
     pages["kind"][frames] = kind
     pages["order"][frames] = order

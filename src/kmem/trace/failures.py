@@ -25,6 +25,7 @@ _PAUSE_US = 10_000_000  # nothing that belongs together is this far apart
 _REBOOT_US = 60_000_000  # CPUs' clocks differ by less than this
 _MOST_TRACKS = 1000
 _MOST_HOSTS = 1000
+_STALE_LINES = 5000
 _NEAR = 200
 _MOST_GUARD_BYTES = 1 << 20
 _NO_ROOM, _SOMEHOW = "no room in the vmalloc area", "allocation failure"
@@ -171,6 +172,7 @@ class _Track:
         self.damage = ""
         self.first = ""  # the last of its first lines
         self.lines = 0
+        self.last = 0  # the number of its last line
         self.time_us: int | None = None
         self.doubtful: list[str] = []
         self.loose: list[str] = []  # a call trace before any report: the log begins within one
@@ -196,7 +198,7 @@ class _Finder:
         track = self.track(line.caller)
         if track.report is not None and self.over(track, line):
             self.close(track)
-        track.time_us = line.time_us
+        track.time_us, track.last = line.time_us, line.number
         track.lines += 1
         if self.start(track, line):
             return
@@ -239,6 +241,12 @@ class _Finder:
         """End what is open."""
         for track in self.tracks.values():
             self.close(track)
+
+    def close_stale(self, number: int) -> None:
+        """End reports that nobody went on with for long, so that later ones need not wait for them."""
+        for track in self.tracks.values():
+            if track.report is not None and number - track.last > _STALE_LINES:
+                self.close(track)
 
     def over(self, track: _Track, line: LogLine) -> bool:
         """Whether a line cannot belong to the open report any more."""
@@ -546,6 +554,7 @@ def iter_failures(lines: Iterable[LogLine]) -> Iterator[FailureReport]:
     """
     reports: deque[tuple[FailureReport, _Track]] = deque()
     finders: dict[str, _Finder] = {}
+    check = 0
     for line in lines:
         if line.foreign:
             continue
@@ -555,6 +564,10 @@ def iter_failures(lines: Iterable[LogLine]) -> Iterator[FailureReport]:
                 finders.pop(next(iter(finders))).close_all()
             finder = finders[line.host] = _Finder(reports)
         finder.feed(line)
+        if reports and line.number >= check:
+            check = line.number + _STALE_LINES
+            for each in finders.values():
+                each.close_stale(line.number)
         if reports:
             yield from _finished(reports)
     for finder in finders.values():
