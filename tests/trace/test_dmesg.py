@@ -95,6 +95,21 @@ def test_stored_in_another_way(how: str) -> None:
         assert same(find_failures(log_lines(STORED[how](lines)))) == same(find_failures(log_lines(lines))), name
 
 
+def test_journal_export_of_messages_with_line_breaks() -> None:
+    """Journald exports them as a length of 8 bytes and the text."""
+    for name in NAMES:
+        lines = lines_of(name)
+        messages = "\0".join(map(bare, lines)).replace("\0 active_file", "\n active_file").split("\0")
+        assert len(messages) == len(lines) - sum(bare(line).startswith(" active_file") for line in lines)
+        stored: list[str] = []
+        for message in messages:
+            field = f"MESSAGE={message}"
+            if "\n" in message:
+                field = f"MESSAGE\n{len(message).to_bytes(8, 'little').decode('latin-1')}{message}"
+            stored += ["__CURSOR=s=1;i=2", "PRIORITY=4", *field.split("\n"), "_TRANSPORT=kernel", ""]
+        assert same(find_failures(log_lines(stored))) == same(find_failures(log_lines(lines))), name
+
+
 def test_without_prefixes_cut_at_the_edge_of_a_terminal() -> None:
     for name in NAMES:
         lines = [bare(line) for line in lines_of(name)]

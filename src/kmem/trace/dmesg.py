@@ -237,9 +237,18 @@ class _Joiner:
         self.last = 0
         self.prefixes = False
         self.export = False
+        self.counted = False
 
     def feed(self, number: int, raw: str) -> Iterator[LogLine]:
         """Take a raw line; yield the lines that are complete by now."""
+        counted, self.counted = self.counted, raw == "MESSAGE"
+        if self.counted:
+            self.export = True
+            return
+        if counted:  # journalctl -o export: the length in 8 bytes, then a text with line breaks
+            raw = "MESSAGE=" + raw[8:]
+        if "\0" in raw:
+            raw = raw.replace("\0", "")
         found = _json_message(raw)
         if found is None:
             stripped = raw.lstrip() if self.export or raw.startswith(("MESSAGE=", " ")) else raw
@@ -367,7 +376,7 @@ def _raw_lines(path: str | Path) -> Iterator[tuple[int, str]]:
             worth = any(word in dense for word in _WORTH_READING)
             if worth or active:
                 for line in block.removesuffix(b"\n").split(b"\n"):
-                    yield number, line[:_MAX_LINE].replace(b"\0", b"").decode("utf-8", "replace").rstrip("\r")
+                    yield number, line[:_MAX_LINE].decode("utf-8", "replace").rstrip("\r")
                     number += 1
             else:
                 number += block.count(b"\n")

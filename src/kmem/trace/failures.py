@@ -282,6 +282,7 @@ class _Finder:
             return self.killed(track, line)
         if "free:" in text and track.block is None and _ZONE_LINE.search(text):
             self.state(track, line)  # "Mem-Info:" itself is lost
+            track.block = []
             track.damage = "the beginning of the Mem-Info block is missing"
             return False
         if "SysRq" in text or "sysrq" in text:
@@ -340,7 +341,7 @@ class _Finder:
             elif self.sysrq:
                 track.report.detail["asked"] = "sysrq-m"
             self.sysrq = False
-        track.block = []
+        track.block = [line.text.partition(":")[2]]  # what follows was run together with it
 
     def killed(self, track: _Track, line: LogLine) -> bool:
         match = _KILLED.search(_near(line.text, "f memory") or line.text[: 10 * _NEAR])
