@@ -9,14 +9,17 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kmem.errors import InputError
 from kmem.machine.folder import describe_folder
+from kmem.machine.kpageflags import free_blocks
 from kmem.machine.machine import Machine
 from kmem.machine.placement import Holes
 from kmem.machine.running import KnownSlab, RunningState, read_state, start_running
 from kmem.mm.gfp import GFP_KERNEL
+from kmem.report.proc import format_proc
 
 STATES = Path(__file__).parents[1] / "data/running/states.tar.xz"
 
@@ -176,6 +179,89 @@ def test_known_things_lie_where_they_lay(states: Path) -> None:
     for pfn, order in ((0x6000, 2), (0x7001, 0), (state.blocks[1], 0)):
         machine.page_alloc.free_pages(pfn, order)
     machine.validate()
+
+
+# kpageflags
+
+
+def kpageflags(machine: Machine, lru: range) -> bytes:
+    """What ``/proc/kpageflags`` would show of free blocks, and of frames on reclaim's lists."""
+    memmap = machine.memmap
+    flags = np.zeros(memmap.nr_frames, "<u8")
+    flags[lru.start : lru.stop] |= 1 << 5
+    for zone in np.flatnonzero(memmap.zones_array["managed"]):
+        for order in range(11):
+            for mt in range(6):
+                for pfn in memmap.free_list(int(zone), order, mt):
+                    flags[pfn : pfn + (1 << order)] = 1 << 10
+    return flags.tobytes()
+
+
+def free_lists(machine: Machine) -> list[tuple[int, int]]:
+    memmap = machine.memmap
+    zones = np.flatnonzero(memmap.zones_array["managed"]).tolist()
+    return sorted((p, o) for z in zones for o in range(11) for mt in range(6) for p in memmap.free_list(z, o, mt))
+
+
+def scattered(states: Path) -> Machine:
+    """A machine whose free blocks lie elsewhere than they would be laid out."""
+    machine, _ = started(states / "amd64-before")
+    rng = random.Random(1)
+    held = [machine.page_alloc.alloc_pages(GFP_KERNEL, rng.randrange(8)) for _ in range(300)]
+    orders = {pfn: int(machine.memmap.pages_array["order"][pfn]) for pfn in held}
+    for pfn in rng.sample(held, 200):
+        machine.page_alloc.free_pages(pfn, orders[pfn])
+    return machine
+
+
+def test_free_blocks_lie_where_kpageflags_shows_them(states: Path, folder: Path) -> None:
+    real = scattered(states)
+    for name in ("buddyinfo", "pagetypeinfo", "zoneinfo"):
+        (folder / name).write_text(format_proc(name, real.view()))
+    elsewhere, _ = started(folder)
+    (folder / "kpageflags").write_bytes(kpageflags(real, range(0x1000, 0x1F000)))
+    machine, state = started(folder)
+    machine.validate()
+    assert free_lists(machine) == free_lists(real) != free_lists(elsewhere)
+    assert any("kpageflags" in text for text in state.assumed)
+    view = {zone.name: zone.free for zone in real.view().zones}
+    assert {zone.name: zone.free for zone in machine.view().zones} == view
+    marked = np.flatnonzero(machine.memmap.pages_array["flags"][: machine.memmap.nr_frames] & 1)
+    free = {frame for pfn, order in free_lists(real) for frame in range(pfn, pfn + (1 << order))}
+    assert len(marked) > 100 and not free & set(marked.tolist())
+
+
+def test_kpageflags_that_contradict_the_counts(states: Path, folder: Path) -> None:
+    """The counts hold; what is shown free and is not counted is in use."""
+    flags = np.full(1 << 17, 1 << 10, "<u8")
+    (folder / "kpageflags").write_bytes(flags.tobytes())
+    machine, _ = started(folder)
+    machine.validate()
+    assert machine.nr_free_pages() == 3808 + 100531
+    (folder / "kpageflags").write_bytes(flags.tobytes()[:-3])
+    with pytest.raises(InputError, match="within a word"):
+        started(folder)
+    (folder / "kpageflags").write_bytes(flags.tobytes()[: 8 * 5000])
+    machine, _ = started(folder)
+    machine.validate()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_free_blocks_of_flags(seed: int) -> None:
+    """A look at each frame finds the same blocks."""
+    rng = np.random.default_rng(seed)
+    free = np.repeat(rng.random(160) < 0.7, 64) & (rng.random(160 * 64) < 0.999)
+    start, end = 300, 9000
+    expected: dict[int, list[int]] = {order: [] for order in range(11)}
+    inside = free.copy()
+    inside[:start] = inside[end:] = False
+    pfn = 0
+    while pfn < len(free):
+        order = next((o for o in range(10, -1, -1) if pfn % (1 << o) == 0 and inside[pfn : pfn + (1 << o)].all()), -1)
+        if order >= 0 and pfn + (1 << order) <= len(free):
+            expected[order].append(pfn)
+        pfn += 1 << max(order, 0)
+    assert free_blocks(np.where(free, 1 << 10, 0).astype("<u8"), start, end) == expected
 
 
 # Files that are missing, and files that are damaged

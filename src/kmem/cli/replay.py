@@ -272,8 +272,10 @@ def _fidelity(trace: str, before: Path, after: Path | None, as_json: bool) -> in
 
 def _state_folder(machine: str | None) -> Path:
     """The folder whose files show the state to begin in."""
+    from kmem.machine.folder import LIVE_FOLDER
+
     if machine == "live":
-        return Path("/proc")
+        return LIVE_FOLDER
     if machine is None or not Path(machine).is_dir():
         raise UsageError(
             "--running begins in the state that /proc files show",

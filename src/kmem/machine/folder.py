@@ -22,6 +22,7 @@ in the folder above) the kernel command line.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from pathlib import Path
 
@@ -32,8 +33,12 @@ from kmem.machine.views import ZoneView
 from kmem.mm.memblock import MemoryRange
 from kmem.mm.x86 import GIB, pc_memory_map
 
-__all__ = ["describe_folder"]
+__all__ = ["LIVE_FOLDER", "describe_folder", "describe_live"]
 
+#: Where the running kernel shows itself.
+LIVE_FOLDER = Path("/proc")
+
+_PROFILE = "6.1"
 _PAGE_SHIFT = 12
 _MIB = 1 << 20
 _STEP = 64 * _MIB
@@ -86,6 +91,21 @@ def describe_folder(folder: Path) -> tuple[MachineDescription, list[str]]:
     if cmdline is not None:
         description = dataclasses.replace(description, cmdline=_text(cmdline).strip())
     return dataclasses.replace(description, name=folder.name), assumed
+
+
+def describe_live() -> tuple[MachineDescription, list[str]]:
+    """Describe the machine that this runs on.
+
+    Raises
+    ------
+    InputError, ConfigError
+        As :func:`describe_folder`.
+    """
+    description, assumed = describe_folder(LIVE_FOLDER)
+    release = os.uname().release
+    if not release.startswith(f"{_PROFILE}."):
+        assumed.append(f"the rules of Linux {_PROFILE}: this machine runs {release}")
+    return dataclasses.replace(description, name="live"), assumed
 
 
 def _find(folder: Path, name: str) -> Path | None:

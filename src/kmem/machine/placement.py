@@ -86,6 +86,17 @@ class Holes:
             return True
         return False
 
+    def take_free(self, pfn: int, order: int, migratetype: int) -> bool:
+        """Cut out a certain free block; False if part of it is not there."""
+        tainted = order, True
+        if self._holes.get(pfn) == tainted or not self.take(pfn, order):
+            return False
+        buddy = pfn ^ (1 << order)
+        if order + 1 < _MAX_ORDER and self._holes.get(buddy) == (order, False):
+            self._add(buddy, order, True)
+        self._settle(pfn, order, migratetype)
+        return True
+
     def place_free(self, order: int, migratetype: int) -> int | None:
         """Cut out a free block, next to others of its type if possible; None if there is no room."""
         room_for_type = self.quota is None or self.quota.get(migratetype, 0) > 0

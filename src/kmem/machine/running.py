@@ -19,6 +19,8 @@ no ``zoneinfo``         per-CPU lists are empty
                         the node's partial list, in slabs that are half full; all other
                         slabs are full, but for what the caller knows better
 no ``slabinfo``         caches have no slabs
+``kpageflags``          free blocks lie where it shows them; frames on reclaim's lists
+                        count as movable when page blocks are stolen
 ``slab/NAME/``          (also ``sys-kernel-slab``) sizes and limits of the caches
 ======================= ===============================================================
 
@@ -30,6 +32,7 @@ the model does not know: blocks that nobody frees.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,6 +40,7 @@ from pathlib import Path
 import numpy as np
 
 from kmem.errors import InputError, KmemError
+from kmem.machine.kpageflags import KPF_LRU, free_blocks, read_kpageflags
 from kmem.machine.machine import Machine
 from kmem.machine.placement import Holes
 from kmem.machine.proc import read_proc_folder
@@ -52,6 +56,7 @@ __all__ = ["KnownSlab", "RunningState", "StateFiles", "read_state", "start_runni
 _NR_ORDERS = 11
 _NR_TYPES = 6
 _MOVABLE = 1
+_LRU_FLAG = 1  # kmem.mm.page.PGF_LRU
 _BUDDY, _PCP, _ALLOCATED = (KIND_NAMES.index(name) for name in ("buddy", "pcp", "allocated"))
 _TYPES = {"Unmovable": 0, "Movable": 1, "Reclaimable": 2, "HighAtomic": 3, "Isolate": 1, "CMA": 1}
 _NOT_FOR_SLABS = ("HighMem", "Movable", "Device")
@@ -221,6 +226,19 @@ class _Zone:
         listed = sum(count << order for row in self.counts for order, count in enumerate(row))
         return listed + sum(pageset.count for pageset in self.view.pagesets)
 
+    def place_seen(self, blocks: Mapping[int, list[int]], reclaimable: Mapping[int, int], pageblock_order: int) -> None:
+        """Place free blocks where they are known to lie; where most pages are reclaimable, they are movable."""
+        for order in reversed(range(_NR_ORDERS)):
+            rest = deque(
+                sorted(blocks.get(order, ()), key=lambda pfn: (reclaimable.get(pfn >> pageblock_order, 0), pfn))
+            )
+            for mt in (0, 2, 3, 1):
+                while self.counts[mt][order] and rest:
+                    pfn = rest.pop() if mt == _MOVABLE else rest.popleft()
+                    if self.holes.take_free(pfn, order, mt):
+                        self.free.setdefault((order, mt), []).append(pfn)
+                        self.counts[mt][order] -= 1
+
     def place_free(self) -> None:
         for order in reversed(range(_NR_ORDERS)):
             for mt in (0, 2, 3, 1):
@@ -252,6 +270,7 @@ class _Builder:
         self.files = files
         self.state = RunningState()
         self.cut: set[tuple[str, int]] = set()
+        self.flags = read_kpageflags(files.folder, self.memmap.nr_frames)
         view = files.view
         self.zones: list[_Zone] = []
         for zone in view.zones:
@@ -278,7 +297,10 @@ class _Builder:
     def _say_what_is_missing(self) -> None:
         say = self.state.assumed.append
         view = self.files.view
-        say("free blocks and slabs lie anywhere: /proc counts them, and does not say where they are")
+        if self.flags is None:
+            say("free blocks and slabs lie anywhere: /proc counts them, and does not say where they are")
+        else:
+            say("free blocks lie where kpageflags shows them, slabs anywhere")
         if not view.migrate_types:
             if any(zone.nr_free for zone in view.zones):
                 say("free blocks below a page block are shared out among three migrate types: no pagetypeinfo")
@@ -310,6 +332,7 @@ class _Builder:
     def place_free(self) -> None:
         """Lay out free blocks and pages of per-CPU lists, and write them into the machine."""
         for zone in self.zones:
+            self._place_seen(zone)
             zone.place_free()
             zone.place_pcp(self.memmap.nr_cpus)
             self._write_zone(zone)
@@ -318,6 +341,18 @@ class _Builder:
                     f"zone {zone.name}: {zone.smaller} free blocks found no place of their size and are several smaller"
                     + (f" ones; {zone.dropped} pages found none" if zone.dropped else " ones")
                 )
+
+    def _place_seen(self, zone: _Zone) -> None:
+        """Place free blocks where ``kpageflags`` shows them."""
+        if self.flags is None:
+            return
+        record = self.memmap.zones_array[zone.zone_id]
+        start, end = int(record["start_pfn"]), int(record["start_pfn"]) + int(record["spanned"])
+        shift = self.memmap.pageblock_order
+        listed = np.flatnonzero(self.flags[start:end] & np.uint64(KPF_LRU)) + start >> shift
+        blocks, counts = np.unique(listed, return_counts=True)
+        reclaimable = dict(zip(blocks.tolist(), counts.tolist(), strict=True))
+        zone.place_seen(free_blocks(self.flags, start, end), reclaimable, shift)
 
     def _write_zone(self, zone: _Zone) -> None:
         memmap, pages = self.memmap, self.memmap.pages_array
@@ -413,6 +448,9 @@ class _Builder:
                 pages["order"][pfn] = order
                 pages["flags"][pfn] = 0
                 self.memmap.zones_array["foreign"][zone.zone_id] -= 1 << order
+                if self.flags is not None:
+                    listed = (self.flags[pfn : pfn + (1 << order)] & np.uint64(KPF_LRU)) != 0
+                    pages["flags"][pfn : pfn + len(listed)] |= listed.astype(np.uint8) * _LRU_FLAG
 
     def _zones_for(self, pfn: int) -> list[_Zone]:
         """All zones, that of a frame first, then the highest."""

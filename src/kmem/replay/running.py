@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kmem.machine.folder import describe_folder
+from kmem.machine.folder import LIVE_FOLDER, describe_folder, describe_live
 from kmem.machine.machine import Machine
 from kmem.machine.running import RunningState, StateFiles, read_state, start_running
 from kmem.machine.slabinfo import SlabinfoRow
@@ -207,7 +207,7 @@ def replay_running(
     The trace is read three times. Complexity: O(events + frames).
     """
     files = read_state(folder)
-    description, assumed = describe_folder(folder)
+    description, assumed = describe_live() if folder == LIVE_FOLDER else describe_folder(folder)
     with readable_twice(trace) as (path, name):
         if name:
             options["name"] = name

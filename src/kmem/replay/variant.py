@@ -17,14 +17,13 @@ A setting is a text ``NAME=VALUE``, the same on all command lines:
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from kmem.errors import ConfigError
 from kmem.machine.description import PRESETS, MachineDescription, parse_knob
-from kmem.machine.folder import describe_folder
+from kmem.machine.folder import describe_folder, describe_live
 from kmem.machine.machine import Machine
 from kmem.machine.slabinfo import SlabinfoRow
 from kmem.mm.slab_config import SlabConfig
@@ -205,11 +204,7 @@ class Variant:
                 remedy=f"change the description {self.machine}",
             )
         elif self.machine == _LIVE:
-            description, assumed = describe_folder(Path("/proc"))
-            description = dataclasses.replace(description, name=_LIVE)
-            release = os.uname().release
-            if not release.startswith(f"{_PROFILE}."):
-                assumed.append(f"the rules of Linux {_PROFILE}: this machine runs {release}")
+            description, assumed = describe_live()
         elif Path(self.machine).is_dir():
             description, assumed = describe_folder(Path(self.machine))
         else:
