@@ -437,3 +437,8 @@ def test_flags_by_kernel(kernel: str, mode: str, names: str) -> None:
     assert entry["gfp"] == mode and entry["may_sleep"] is (
         not set(names.split("|")) & {"GFP_ATOMIC", "GFP_NOWAIT", "__GFP_HIGH"}
     )
+
+
+def test_flags_without_a_known_name() -> None:
+    answer = one("a: page allocation failure: order:0, mode:0x8000cc0(GFP_KERNEL|__GFP_NOLOCKDEP|0x8000000|__GFP_NEW)")
+    assert answer.gfp == 0xCC0 and answer.unknown[0].startswith("what 0x8000000, __GFP_NEW means")

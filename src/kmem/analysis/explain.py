@@ -273,7 +273,7 @@ class _Explainer:
         if report.gfp_names:
             self.out.gfp, unknown = gfp_names_in_reference(report.gfp_names)
             if unknown:
-                self.out.unknown.append(f"what {', '.join(unknown)} means: no known kernel has it")
+                self.out.unknown.append(f"what {', '.join(unknown)} means: it is none of the flags known here")
         else:
             assert report.gfp is not None
             profile = profile_for(self.version) if self.version else REFERENCE

@@ -40,10 +40,14 @@ _GONE: Mapping[str, str] = MappingProxyType(
         "__GFP_RECLAIM": "__GFP_DIRECT_RECLAIM|__GFP_KSWAPD_RECLAIM",
         "__GFP_COLD": "",
         "__GFP_NOTRACK": "",
+        "__GFP_NOTRACK_FALSE_POSITIVE": "",
+        "__GFP_NOLOCKDEP": "",
         "__GFP_OTHER_NODE": "",
         "__GFP_NO_OBJ_EXT": "",
         "__GFP_SKIP_ZERO": "",
         "__GFP_SKIP_KASAN": "",
+        "__GFP_SKIP_KASAN_POISON": "",
+        "__GFP_SKIP_KASAN_UNPOISON": "",
     }
 )
 
@@ -119,6 +123,9 @@ def legacy_gfp_names(mask: int, version: tuple[int, int] | None, profile: Profil
 def gfp_names_in_reference(names: str) -> tuple[int, list[str]]:
     """Return the mask that names of any kernel stand for, and the names nobody knows.
 
+    Bits that the kernel printed as a number, for want of a name, count as such
+    names: they may mean anything here.
+
     Examples
     --------
     >>> hex(gfp_names_in_reference("GFP_KERNEL|__GFP_COLD")[0])
@@ -128,6 +135,9 @@ def gfp_names_in_reference(names: str) -> tuple[int, list[str]]:
     unknown = []
     for name in names.replace(" ", "").split("|"):
         name = _GONE.get(name, name)
+        if name[:1].isdigit():
+            unknown.append(name)
+            continue
         try:
             mask |= parse_gfp(name) if name else 0
         except UsageError:
