@@ -74,9 +74,9 @@ def write_mix(path: Path, events: int, seed: int) -> None:
             elif op == KFREE:
                 event = f"kfree: call_site=put+0x2c/0x90 ptr={ptr:016x}"
             elif op == PAGES_ALLOC:
-                event = f"mm_page_alloc: page=0 pfn=0x{slot:x} order={size} migratetype=0 gfp_flags={flags}"
+                event = f"mm_page_alloc: page=0x1 pfn=0x{slot:x} order={size} migratetype=0 gfp_flags={flags}"
             else:
-                event = f"mm_page_free: page=0 pfn=0x{slot:x} order={size}"
+                event = f"mm_page_free: page=0x1 pfn=0x{slot:x} order={size}"
             file.write(f"   task-{100 + slot % 40}    [000] ..... {1 + number / 1e6:.6f}: {event}\n")
 
 

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.replay.made_traces import exhausted
 
-from kmem.analysis.size import Sizing, size
+from kmem.analysis.size import Sizing, Trial, _Search, size
 from kmem.analysis.summary import analyse
 from kmem.cli import main
 from kmem.replay.variant import Variant
@@ -29,6 +30,62 @@ def neighbours(found: Sizing) -> None:
     assert holds[found.answer]
     assert holds[found.answer - 1] is False
     assert [trial.value for trial in found.trials] == sorted(holds)
+
+
+def asked(does: Callable[[int], bool], low: int, high: int) -> Sizing:
+    """A search among values of which a function says whether they do."""
+
+    class Made(_Search):
+        def __init__(self) -> None:
+            self.trials = {}
+
+        def trial(self, setting: str, value: int, fault: object, unit: str = "") -> Trial:
+            assert low <= value <= high
+            return self.trials.setdefault(value, Trial(value, does(value), {}, ""))
+
+    return Made().smallest("ram", "ram", low, high, lambda _: "")
+
+
+@pytest.mark.parametrize("least", [0, 1, 2, 3, 7, 100, 1023, 1024, 1025, 50_000, 65_535, 65_536])
+def test_where_more_is_never_worse_the_answer_is_the_least(least: int) -> None:
+    found = asked(lambda value: value >= least, 0, 65_536)
+    assert found.answer == least
+    assert found.steady
+    assert found.lucky == ()
+    assert len(found.trials) < 60
+
+
+def test_nothing_does() -> None:
+    found = asked(lambda value: False, 1, 70_000)
+    assert found.answer is None
+    assert not found.steady
+    assert max(trial.value for trial in found.trials) == 70_000
+
+
+def test_a_value_that_does_by_luck_is_not_the_answer() -> None:
+    """::
+
+    ....|#|..............|######## ... from 5000 on, and 700 to 720 by luck
+    """
+    found = asked(lambda value: value >= 5000 or 700 <= value <= 720, 1, 65_536)
+    assert found.answer == 5000
+    assert found.steady
+    assert set(found.lucky) <= set(range(700, 721))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_where_it_is_all_chance_the_answer_is_what_the_trials_say(seed: int) -> None:
+    def does(value: int) -> bool:
+        return hash((seed, value // 7, 0.5)) % 100_000 < value
+
+    found = asked(does, 1, 60_000)
+    holds = {trial.value: trial.holds for trial in found.trials}
+    if found.answer is not None:
+        assert holds[found.answer]
+        assert not holds[found.answer - 1]
+        tried = [holds[value] for value in holds if found.answer <= value <= 2 * found.answer]
+        assert found.steady == all(tried)
+        assert found.steady or len(holds) >= 300
 
 
 def test_the_smallest_reserve_without_an_atomic_failure(full: str) -> None:

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Sizing: the smallest or best setting with which a trace does what is asked, found by replaying it.
 
-Every answer is one that a replay has given: a search by halving tries settings
-until the smallest that does and the largest that does not are neighbours.  It
-takes the question to be monotone (more of the setting never makes it worse),
-tries both ends first, and tells all that it tried.
+Every answer is one that a replay has given.  More of a setting is not always
+better: where memory is short, what is refused depends on how it is fragmented,
+and a few kilobytes more may turn ten refusals into a hundred.  So there can be a
+value that does by luck, with neighbours that do not.  The search halves until
+the answer does and the next smaller does not, and then tries larger values, at
+growing distances up to twice the answer; where one does not, it goes on from
+there.  Values between those that were tried are not known.  All trials are told.
 """
 
 from __future__ import annotations
@@ -37,6 +40,8 @@ QUESTIONS = {
 
 _MIB = 1 << 20
 _MAX_POOL = 1 << 16
+_MAX_TRIALS = 300
+_COARSE = 1 << 10  #: beyond it a search goes on in steps of an eighth, not of as much again
 _MAX_RAM_MIB = 1 << 16
 _MORE_RAM = 16  #: times the memory of the machine, at the most
 _MAX_SLAB_ORDER = 5
@@ -86,6 +91,20 @@ class Sizing:
     setting: str
     answer: int | None
     trials: tuple[Trial, ...]
+
+    @property
+    def steady(self) -> bool:
+        """Whether all values that were tried from the answer on, up to twice of it, do."""
+        if self.answer is None:
+            return False
+        return all(trial.holds for trial in self.trials if self.answer <= trial.value <= 2 * self.answer)
+
+    @property
+    def lucky(self) -> tuple[int, ...]:
+        """Smaller values that do, while a value between them and the answer does not."""
+        if self.answer is None:
+            return ()
+        return tuple(trial.value for trial in self.trials if trial.holds and trial.value < self.answer)
 
 
 def size(
@@ -201,27 +220,39 @@ class _Search:
     def smallest(
         self, question: str, setting: str, low: int, high: int, fault: Callable[[Analysis], str], unit: str = ""
     ) -> Sizing:
-        """Halve from `low` to `high`; for a search without a natural end, high is come to by doubling."""
-        answer: int | None = None
-        if self.trial(setting, low, fault, unit).holds:
-            answer = low
-        else:
-            step = max(1, low)
-            while low + step < high and not self.trial(setting, low + step, fault, unit).holds:
-                low, step = low + step, 2 * step
-            high = min(high, low + step)
-            if self.trial(setting, high, fault, unit).holds:
-                while high - low > 1:
-                    middle = (low + high) // 2
-                    if self.trial(setting, middle, fault, unit).holds:
-                        high = middle
-                    else:
-                        low = middle
-                answer = high
+        """Search `low` to `high` for the smallest value that does, as all do that are tried up to twice of it."""
+
+        def does(value: int) -> bool:
+            return self.trial(setting, value, fault, unit).holds
+
+        answer: int | None = low if does(low) else self._next(low, high, does)
+        while answer is not None and len(self.trials) < _MAX_TRIALS:
+            above = [answer + (1 << bit) for bit in range(answer.bit_length())]
+            failing = [value for value in above if value <= min(2 * answer, high) and not does(value)]
+            if not failing:
+                break
+            answer = self._next(failing[-1], high, does)
         return self.result(question, setting, answer)
 
+    def _next(self, low: int, high: int, does: Callable[[int], bool]) -> int | None:
+        """Halve from `low`, which does not, to what does above it; that is come to in growing steps."""
+        step = max(1, low) if low < _COARSE else low // 8
+        while low < high and not does(min(low + step, high)):
+            low, step = min(low + step, high), 2 * step
+        if low >= high:
+            return None
+        found = min(low + step, high)
+        while found - low > 1:
+            middle = (low + found) // 2
+            if does(middle):
+                found = middle
+            else:
+                low = middle
+        return found
+
     def result(self, question: str, setting: str, answer: int | None) -> Sizing:
-        return Sizing(question, setting, answer, tuple(self.trials[value] for value in sorted(self.trials)))
+        trials = tuple(self.trials[value] for value in sorted(self.trials))
+        return Sizing(question, setting, answer, trials)
 
 
 def _largest_order(search: _Search) -> Sizing:
