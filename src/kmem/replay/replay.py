@@ -588,12 +588,11 @@ def readable_twice(path: str) -> Iterator[tuple[str, str]]:
 
 def _followed(reader: TraceReader, progress: Progress | None) -> Iterator[EventBatch]:
     """The batches of a reader, the progress of the first of two passes being told."""
-    with contextlib.closing(reader.read_ahead()) as batches:
-        for batch in batches:
-            if progress is not None:
-                done, whole = reader.progress
-                progress(done, 2 * whole if whole is not None else None)
-            yield batch
+    for batch in reader:
+        if progress is not None:
+            done, whole = reader.progress
+            progress(done, 2 * whole if whole is not None else None)
+        yield batch
 
 
 def _second_half(progress: Progress) -> Progress:
