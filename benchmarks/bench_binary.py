@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """How fast binary recordings are read, and ``kmem stat`` beside ``perf kmem`` on the same file.
 
-usage: bench_binary.py [--events N ...] [--runs N] [--others]
+usage: bench_binary.py [--events N ...] [--runs N] [--others] [--start-up]
 
 A perf.data and a trace.dat are synthesised in the shape of real ones: two CPUs,
 rounds as perf writes them, objects of 48 caches and 400 call sites, most of
@@ -216,6 +216,26 @@ def others(path: Path, nr_events: int, runs: int) -> None:
             print(f"  {name:9} {seconds:7.2f} s  {speed}  {memory:6.0f} MiB", flush=True)
 
 
+def start_up(folder: Path, runs: int) -> None:
+    """How long programs take that have next to nothing to do, beside Python alone and with NumPy."""
+    recording = folder / "small.perf.data"
+    apart(perf_data, recording, 2000)
+    programs = {
+        "python": ["-c", "pass"],
+        "NumPy": ["-c", "import numpy"],
+        "--help": ["-m", "kmem", "--help"],
+        "stat": ["-m", "kmem", "stat", "--slab", str(recording)],
+        "replay": ["-m", "kmem", "replay", str(recording)],
+    }
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as kmem sets it
+    for _ in range(2):  # the first time modules may have to be compiled
+        found = {name: [program([sys.executable, *each]) for _ in range(runs)] for name, each in programs.items()}
+    print("start-up", flush=True)
+    for name, each in found.items():
+        seconds, cpu, _ = (statistics.median(column) for column in zip(*each, strict=True))
+        print(f"  {name:9} {seconds * 1e3:5.0f} ms  {cpu * 1e3:5.0f} ms of CPU", flush=True)
+
+
 def apart(work: Callable[..., None], *arguments: object) -> None:
     """Do something in a process of its own: the memory of this one counts as that of the programs it starts."""
     child = multiprocessing.get_context("spawn").Process(target=work, args=arguments)
@@ -231,10 +251,13 @@ def main() -> None:
     parser.add_argument("--events", type=int, nargs="*", default=[1_000_000, 10_000_000])
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--others", action="store_true", help="measure export and replay of the trace.dat, too")
+    parser.add_argument("--start-up", action="store_true", help="measure programs that have nothing to do, too")
     parser.add_argument("--keep", type=Path, help="folder to keep the recordings in")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
+        if options.start_up:
+            start_up(folder, max(options.runs, 5))
         path = folder / "synthetic.trace.dat"
         apart(trace_dat, path, options.events[0])
         apart(reader, "trace.dat", path, options.runs)

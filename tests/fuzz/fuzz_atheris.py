@@ -112,7 +112,10 @@ def run(name: str, seconds: int, folder: Path) -> tuple[int, int, str]:
     summary = f"{executions:,} executions, {edges} edges, {kept} inputs kept, {memory} MiB at the peak"
     if not done.returncode:
         return executions, 0, summary
-    tail = "\n".join(f"    {line}" for line in said.splitlines()[-40:])
+    # what was raised, or else what libFuzzer says (too slow, too much memory)
+    raised = said.partition("Uncaught Python exception")[2].partition("libFuzzer")[0] or said[-3000:]
+    inputs = re.findall(r"Test unit written to (\S+)", said)
+    tail = "\n".join(f"    {line}" for line in [*raised.strip(" =:\n").splitlines()[-30:], *inputs])
     return executions, 1, f"{summary}, CRASH (status {done.returncode})\n{tail}"
 
 

@@ -126,6 +126,15 @@ def test_files_that_are_no_event_table(ending: str, kind: str, tmp_path: Path) -
         read_table(path)
 
 
+def test_a_name_of_a_column_that_is_no_text(tmp_path: Path) -> None:
+    path = written(BOOT, tmp_path, ".arrow", "arrow")
+    content = path.read_bytes()
+    assert content.count(b"bytes_alloc") >= 2
+    path.write_bytes(content.replace(b"bytes_alloc", b"bytes_\xec\xff\xfe\xfd\xfc"))
+    with pytest.raises(InputError, match="is damaged, or no arrow file"):
+        read_table(path)
+
+
 def test_a_column_of_a_type_that_does_not_fit(tmp_path: Path) -> None:
     table = plain(read_table(BOOT)).slice(0, 10)
     table = table.set_column(0, "time_ns", pa.array(["now"] * 10))

@@ -16,10 +16,13 @@ import zstandard
 
 from kmem.errors import InputError
 
-__all__ = ["Record", "number", "open_recording", "read_records", "text"]
+__all__ = ["UNREADABLE", "Record", "number", "open_recording", "read_records", "text"]
 
 Record = dict[str, Any]
 """One line of a recording."""
+
+#: What reading an open recording may raise: it cannot be read, is cut off, or its packing is damaged.
+UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 
 _REMEDY = "recordings hold one JSON object a line"
 
@@ -77,7 +80,7 @@ def read_records(path: Path) -> Iterator[tuple[int, Record]]:
                 if not isinstance(record, dict):
                     raise InputError("not a JSON object", file=path, line=line, remedy=_REMEDY)
                 yield line, record
-    except (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
+    except UNREADABLE as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"cannot be read to its end: {reason}", file=path, line=line or None) from None
 

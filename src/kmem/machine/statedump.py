@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from kmem.errors import InputError
-from kmem.machine.records import Record, open_recording, read_records
+from kmem.machine.records import Record, open_recording, read_records, text
 from kmem.mm.mmzone import ZONE_NAMES_32, ZONE_NAMES_64, MemMap
 from kmem.mm.page import PAGE_DTYPE
 from kmem.mm.page_alloc import PageAllocator
@@ -29,6 +29,8 @@ _MAX_NR_ZONES = 5
 _NR_ORDERS = 11
 _MAX_PFN = 1 << 31
 _MANY_BLOCKS_BELOW = 6  # this order: there are many small blocks, and few large ones
+_TAKEN_AT_ITS_WORD = 1 << 22  # frames; more of them have to be shown by page blocks
+_LARGEST_HOLE = 1 << 24  # frames that belong to no zone
 
 
 @dataclass
@@ -163,6 +165,8 @@ def _load(dump: StateDump, cma: bool) -> PageAllocator:
     frames = max(int(zone["start_pfn"]) + int(zone["spanned"]) for zone in dump.zones)
     if not 0 < frames < _MAX_PFN:
         raise ValueError(f"{frames} page frames")
+    if frames > _TAKEN_AT_ITS_WORD:
+        _check_size(dump, frames)
     memmap = MemMap(frames, dump.nr_nodes, dump.nr_cpus, dump.pageblock_order(), names, flatmem=names == ZONE_NAMES_32)
     allocator = PageAllocator(memmap, _zonelists(dump, memmap), cma)
     _load_zones(dump, memmap)
@@ -177,6 +181,14 @@ def _load(dump: StateDump, cma: bool) -> PageAllocator:
     allocator.watermark_boost_factor = int(knobs.get("watermark_boost_factor", 15000))
     allocator.page_group_by_mobility_disabled = bool(knobs.get("page_group_by_mobility_disabled", 0))
     return allocator
+
+
+def _check_size(dump: StateDump, frames: int) -> None:
+    """Refuse a large machine that is only claimed: memory for its frames follows what the dump itself shows."""
+    blocks = sum(len(text(record, "types")) for record in dump.of("pageblocks"))
+    spanned = sum(int(zone["spanned"]) for zone in dump.zones)
+    if spanned > (blocks + len(dump.zones)) << dump.pageblock_order() or frames > spanned + _LARGEST_HOLE:
+        raise ValueError(f"{frames} page frames, of which the zones and their {blocks} page blocks hold far less")
 
 
 def _zonelists(dump: StateDump, memmap: MemMap) -> dict[tuple[int, bool], list[int]]:
@@ -238,7 +250,7 @@ def _load_zones(dump: StateDump, memmap: MemMap) -> None:
         zone_id = memmap.zone_id(record["zone"], record.get("node", 0))
         pagesets[zone_id * memmap.nr_cpus + record["cpu"]]["stat_diff"] = record["vm_stat_diff"][0]
     for record in dump.of("pageblocks"):
-        types = np.frombuffer(record["types"].encode(), np.uint8) - ord("0")
+        types = np.frombuffer(text(record, "types").encode(), np.uint8) - ord("0")
         zone_id = memmap.zone_id(record["zone"], record.get("node", 0))
         blocks = memmap.pageblock_slice(zone_id, int(record["first_pfn"]), len(types))
         blocks[:] = np.where(types <= 5, types, blocks)

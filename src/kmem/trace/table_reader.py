@@ -99,7 +99,8 @@ class TableReader(TraceReader):
         self._codes: dict[str, dict[str | None, int]] = {name: {None: 0} for name in _TEXTS}
         with self._refusing():
             self._open(pa.BufferReader(pa.py_buffer(file.view)))
-        missing = [name for name in _NEEDED if name not in self._schema.names]
+            self._names: list[str] = self._schema.names
+        missing = [name for name in _NEEDED if name not in self._names]
         if missing:
             raise InputError(
                 f"is a table, but not of kmem events: it has no column {missing[0]}", file=self.path, remedy=_REMEDY
@@ -174,7 +175,7 @@ class TableReader(TraceReader):
     def _notes(self) -> Iterator[str]:
         if self._note:
             yield f"{self.path}: {self._note}"
-        absent = [name for name in event_schema().names if name not in self._schema.names]
+        absent = [name for name in event_schema().names if name not in self._names]
         if absent:
             yield f"{self.path}: the table has no columns {', '.join(absent)}"
         yield from super()._notes()

@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import csv
 import io
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Final
 
 from kmem.errors import InputError, KmemError, NotSupportedError
-from kmem.machine.records import Record, number, open_recording, read_records, text
+from kmem.machine.records import UNREADABLE, Record, number, open_recording, read_records, text
 from kmem.machine.statedump_slab import geometry_of
 from kmem.mm.kmalloc import (
     KMALLOC_INDEX_SIZES,
@@ -546,7 +545,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 if None in row or None in row.values():
                     raise InputError(f"a row without {len(_CSV_COLUMNS)} columns", file=path, line=line)
                 yield line, row
-    except (OSError, EOFError, zlib.error, csv.Error) as error:
+    except (*UNREADABLE, csv.Error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"cannot be read to its end: {reason}", file=path, line=line) from None
 

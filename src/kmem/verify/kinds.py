@@ -10,14 +10,11 @@ and ``kmalloc.csv``; all others are context of the recordings beside them.
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import zstandard
-
 from kmem.errors import InputError, NotSupportedError
-from kmem.machine.records import open_recording
+from kmem.machine.records import UNREADABLE, open_recording
 from kmem.verify.messages import messages_beside, read_messages
 from kmem.verify.result import BehaviourOnlyError
 
@@ -91,7 +88,7 @@ def _chunks(path: Path) -> Iterator[bytes]:
         try:
             while chunk := stream.read(_CHUNK):
                 yield chunk
-        except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+        except UNREADABLE as error:
             raise InputError(
                 f"compressed data is damaged or cut off ({error})", file=path, remedy="fetch the recording again"
             ) from None

@@ -17,16 +17,13 @@ Lines, their order, their log levels, and all else in them stay.
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import zstandard
-
 from kmem.errors import InputError
-from kmem.machine.records import open_recording
+from kmem.machine.records import UNREADABLE, open_recording
 
 __all__ = ["Line", "Section", "masked", "messages_beside", "read_messages", "read_sections"]
 
@@ -98,7 +95,7 @@ def read_messages(path: Path) -> str:
     try:
         with open_recording(path) as stream:
             return stream.read().decode("utf-8", "replace")
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+    except UNREADABLE as error:
         raise InputError(f"cannot be read: {getattr(error, 'strerror', None) or error}", file=path) from None
 
 

@@ -70,6 +70,8 @@ _NEW_SLAB_LINE: Final = 2001
 _LAST_WITHOUT_FREEZING: Final = 176
 # What two passes take unknown memory to hold; no two hexadecimal digits nor characters in common.
 _JUNK: Final = (0x5F, 0x26)
+_MOST_WRITTEN: Final = 1 << 22  # bytes, at once
+_MOST_FRAMES: Final = 1 << 23  # 32 GiB; their records take 32 bytes each
 
 
 def verify_object_bytes(path: Path, kind: str, *, stop_at_first: bool = False) -> Result:
@@ -98,7 +100,11 @@ def verify_object_bytes(path: Path, kind: str, *, stop_at_first: bool = False) -
     records = [record for _, record in read_records(path)]
     messages = messages_beside(path)
     sections = read_sections(messages) if messages is not None else []
-    checker = _Checker(path, kind, records, sections, stop_at_first)
+    try:
+        checker = _Checker(path, kind, records, sections, stop_at_first)
+    except (KeyError, TypeError, ValueError, OverflowError, IndexError) as error:
+        what = f"a record without {error}" if isinstance(error, KeyError) else str(error)
+        raise InputError(f"unusable: {what}", file=path) from None
     if messages is None and kind != "poison":
         raise InputError(
             "no kernel messages beside it", file=path, remedy="NAME.dmesg.txt belongs beside NAME.jsonl.gz"
@@ -182,6 +188,8 @@ class _Checker:
         self.sequences = infer_sequences(records, sections, self.page_offset, self.word_bytes)
         frames = [record[key] for record in records for key in ("slab", "pfn") if isinstance(record.get(key), int)]
         self.nr_frames = max(frames, default=0) + (1 << _MAX_ORDER)
+        if not 0 < self.nr_frames <= _MOST_FRAMES:
+            raise ValueError(f"page frame {max(frames):#x} lies beyond any recorded machine")
         self.machine = self._new_machine()
         self.machine.checker.freeze_damaged = self.freezes
         self.reset()
@@ -594,6 +602,8 @@ class _Checker:
 
     def op_w(self, record: Record) -> tuple[dict[str, Any], dict[str, Any]]:
         address, _ = self.objects[record["slot"]]
+        if not 0 <= record["len"] <= _MOST_WRITTEN:
+            raise ValueError(f"{record['len']} bytes written")
         self.machine.checker.memory.fill(address + record["off"], int(record["byte"], 16) & 0xFF, record["len"])
         return {}, {}
 
