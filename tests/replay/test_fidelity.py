@@ -94,3 +94,11 @@ def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InputError, match="no state dump"):
         measure_fidelity(trace, empty)
     assert capsys.readouterr().err.count("\n") == 3
+
+
+def test_slabs_that_are_made_in_bulk_and_between_interrupts() -> None:
+    """Many short-lived processes: nodes of their trees come and go in bulk, slabs with them, and RCU in between."""
+    result = measure_fidelity(str(EXACT / "forks" / "trace.txt.xz"), EXACT / "forks" / "before.dump.jsonl.gz")
+    assert result.frames > 1000 and result.frames_identical == result.frames
+    assert result.objects > 2000 and result.objects_identical >= 0.99 * result.objects
+    assert {cause for cause, count in result.divergences.items() if count} == {"bulk"}

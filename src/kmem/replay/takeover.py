@@ -212,19 +212,17 @@ def alloc_from_new_slab(slub: Slub, cache: cython.uint, gfp: cython.uint) -> int
     """
     c: cython.pointer(CacheCpu) = cython.address(slub.cpus[cache * slub.nr_cpus + slub.allocator.cpu])
     partial: cython.uint
-    node: cython.int
     address: cython.ulonglong
-    hidden: list = []
+    first: cython.int = cache * slub.nr_nodes
+    nodes = slub.nodes_array[first : first + slub.nr_nodes]
     if c.slab != NO_SLAB and c.freelist != NO_OBJECT and slub.pages[c.slab].freelist == NO_OBJECT:
         _put_on_partial_list(slub, cache, c)
     partial = c.partial
     c.partial = NO_SLAB
-    for node in range(slub.nr_nodes):
-        hidden.append(slub.nodes[cache * slub.nr_nodes + node].nr_partial)
-        slub.nodes[cache * slub.nr_nodes + node].nr_partial = 0
+    hidden = nodes["nr_partial"].copy()
+    nodes["nr_partial"] = 0
     address = slub.slab_alloc(cache, gfp, -1)
-    for node in range(slub.nr_nodes):
-        slub.nodes[cache * slub.nr_nodes + node].nr_partial += hidden[node]
+    nodes["nr_partial"] += hidden
     c = cython.address(slub.cpus[cache * slub.nr_cpus + slub.allocator.cpu])
     c.partial = partial
     return 0 if address == NULL_OBJECT else address
