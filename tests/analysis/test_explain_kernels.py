@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from kmem.analysis.explain import Explanation, as_dict, explain
 from kmem.analysis.rebuild import rebuild, zone_set
+from kmem.mm.page_alloc import PageAllocator
 from kmem.trace.dmesg import log_lines
 from kmem.trace.failures import find_failures
 
@@ -269,6 +271,23 @@ def test_single_pages_instead_of_a_block(kernel: str, mode: str, call: str) -> N
     answer = one(log(f"a: page allocation failure: order:5, mode:{mode}", zone("Normal", [30000]), kernel=kernel))
     (remedy,) = [r for r in answer.remedies if r.kind == "kvmalloc"]
     assert remedy.change == {"call": call, "pages": 32} and remedy.text.startswith(f"{call}() instead: 32 single pages")
+
+
+def test_machines_are_given_back_at_once() -> None:
+    """A long log has many reports: what was rebuilt for each must not wait for the garbage collector."""
+
+    def machines() -> int:
+        return sum(isinstance(thing, PageAllocator) for thing in gc.get_objects())
+
+    gc.collect()
+    before = machines()
+    gc.disable()
+    try:
+        assert "flags" in kinds(one(shortage(200, 10**6)))
+        explained(recorded("i386-1280M-oom-hog"))
+        assert machines() == before
+    finally:
+        gc.enable()
 
 
 def test_who_cannot_wait_is_not_told_to() -> None:

@@ -204,6 +204,13 @@ def _succeeds(scene: Scene, trial: _Trial) -> bool:
         trial.prepare(rebuilt, reclaim)
     if trial.reclaim:
         rebuilt.allocator.hooks = reclaim
+    try:
+        return _served(scene, trial, rebuilt)
+    finally:
+        rebuilt.allocator.hooks = Hooks()  # each knows the other: the frames would stay until somebody collects garbage
+
+
+def _served(scene: Scene, trial: _Trial, rebuilt: Rebuilt) -> bool:
     request = trial.request
     gfp = request.gfp & ~__GFP_NOFAIL
     node = request.node if request.node < rebuilt.allocator.nr_nodes else 0
