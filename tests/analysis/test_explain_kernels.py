@@ -354,6 +354,50 @@ def test_a_slab_that_debugging_made_larger() -> None:
     assert remedy.change == {"slub_debug": "O", "order": 0, "from": 1}
 
 
+@pytest.mark.parametrize(
+    ("frames", "caller"),
+    [
+        (
+            "warn_alloc_failed __alloc_pages_nodemask alloc_pages_current __get_free_pages kmalloc_order_trace "
+            "__kmalloc mem_cgroup_css_alloc cgroup_mkdir",
+            "mem_cgroup_css_alloc",
+        ),
+        (
+            "dump_stack dump_header oom_kill_process out_of_memory mem_cgroup_out_of_memory try_charge_memcg "
+            "charge_memcg __mem_cgroup_charge __handle_mm_fault",
+            "__handle_mm_fault",
+        ),
+        (
+            "dump_stack_lvl warn_alloc.cold __alloc_pages_slowpath.constprop.0 __alloc_frozen_pages_noprof "
+            "alloc_pages_mpol ___kmalloc_large_node __kmalloc_large_node_noprof __kvmalloc_node_noprof nft_setup",
+            "nft_setup",
+        ),
+        (
+            "unwind_backtrace show_stack warn_alloc __alloc_pages new_slab ___slab_alloc __kmem_cache_alloc_node "
+            "kmalloc_trace rx_refill",
+            "rx_refill",
+        ),
+        (
+            "dump_stack warn_alloc __vmalloc_node_range __vmalloc_node vmalloc_user vb2_vmalloc_alloc",
+            "vb2_vmalloc_alloc",
+        ),
+        (
+            "dump_stack __warn report_bug handle_bug exc_invalid_op asm_exc_invalid_op __alloc_pages kmalloc_order "
+            "kmalloc_order_trace __kmalloc bpf_check",
+            "bpf_check",
+        ),
+        (
+            "dump_stack warn_alloc_failed __alloc_pages_nodemask reserve_ds_buffers x86_reserve_hardware",
+            "reserve_ds_buffers",
+        ),
+        ("warn_alloc", None),
+    ],
+)
+def test_callers(frames: str, caller: str | None) -> None:
+    trace = "\n".join(f" {frame}+0x1/0x2" for frame in frames.split())
+    assert one(f"a: page allocation failure: order:5, mode:0xd0\nCall Trace:\n{trace}").caller == caller
+
+
 # -- what belongs together -----------------------------------------------------------
 
 

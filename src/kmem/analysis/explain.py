@@ -71,7 +71,8 @@ _INNER = re.compile(
     # the vmalloc area
     r"vmalloc|vzalloc|vm_area_alloc|alloc_vmap|get_vm_area|vmap_area|vm_map_ram|"
     # running out
-    r"oom_kill|out_of_memory|pagefault_out_of|mem_cgroup|memcg|obj_cgroup|try_charge|charge_memcg|"
+    r"oom_kill|out_of_memory|pagefault_out_of|try_charge|charge_memcg|"
+    r"(?:mem_cgroup|memcg|obj_cgroup)_\w*(?:charge|oom|out_of_memory|post_alloc)|"
     r"pcpu_alloc"
     r")"
 )
