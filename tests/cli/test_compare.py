@@ -33,6 +33,23 @@ def test_nothing_differs(capsys: pytest.CaptureFixture[str]) -> None:
     assert "base and variant do not differ" in capsys.readouterr().out
 
 
+def test_zones_with_other_limits(capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["replay", "--compare", "--set", "vm.watermark_scale_factor=500", BOOT]
+    assert main([*args, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["differences"] == []
+    assert [zone["zone"] for zone in found["zones"]] == ["DMA", "DMA32"]
+    for zone in found["zones"]:
+        base, variant = zone["base"], zone["variant"]
+        assert variant["min"] == base["min"]
+        # mm/page_alloc.c:__setup_per_zone_wmarks: the gap is 5 % of the zone instead of 0.1 %
+        assert variant["high"] - variant["low"] == variant["low"] - variant["min"] == variant["managed"] * 500 // 10000
+    assert main(args) == 0
+    assert "the figures do not differ" in capsys.readouterr().out
+    assert main(["replay", "--compare", "--set", "movablecore=64M", BOOT]) == 0
+    assert "Movable" in capsys.readouterr().out
+
+
 def test_all_changes_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     args = ["--scale-load", "2", "--drop", "getname_flags.*", "--resize", "security_task_alloc=1024"]
     args += ["--atomic-to-kernel", "*", "--kvmalloc-above", "8K", "--mempool", "kmalloc-64=4", "--set", "ram=256M"]

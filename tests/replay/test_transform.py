@@ -138,6 +138,29 @@ def test_kvmalloc_gets_single_pages_where_there_is_no_block() -> None:
     assert run.engine.blocks.count > plain.engine.blocks.count
 
 
+def test_a_kvmalloc_that_gets_no_pages_either_is_one_refusal_and_leaves_nothing(tmp_path: Path) -> None:
+    full = exhausted(tmp_path / "full.txt", pages=16_000, burst=0)
+    with full.open("a") as file:
+        for number in range(3):
+            file.write(
+                f"   sh-1   [000] .....  3.00000{number}: kmalloc: call_site=f+0x1c/0x90 ptr=0xffff8880f{number}000000 "
+                "bytes_req=60000 bytes_alloc=65536 gfp_flags=GFP_KERNEL node=-1 accounted=false\n"
+            )
+    variant = Variant(ram="96M")
+    plain = variant.replay(str(full))
+    run = variant.with_settings(["kvmalloc_above=8192"]).replay(str(full))
+    validate_pages(run.machine.page_alloc)
+    assert run.transformer is not None
+    assert run.transformer.kvmalloc_fallbacks == 0
+    before, after = analyse(plain), analyse(run)
+    assert after.requests.failures == before.requests.failures
+    assert after.memory.free_at_end == before.memory.free_at_end
+    assert {usage.order: usage.failures for usage in after.page_orders if usage.failures} == {
+        0: sum(usage.failures for usage in before.page_orders) + 3
+    }
+    assert sum(usage.failures for usage in after.call_sites) == 0
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from kmem.analysis.summary import Analysis
+from kmem.analysis.summary import Analysis, ZoneState
 
-__all__ = ["FIGURES", "CacheDifference", "Comparison", "Difference", "compare", "figures"]
+__all__ = ["FIGURES", "CacheDifference", "Comparison", "Difference", "ZoneDifference", "compare", "figures"]
 
 _PAGE_BYTES = 4096
 _MAX_ORDER = 11
@@ -65,6 +65,24 @@ class CacheDifference:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class ZoneDifference:
+    """A zone that has other pages or watermarks; None where a machine has no such zone.
+
+    Attributes
+    ----------
+    node : int
+    zone : str
+    base, variant : dict of str to int, or None
+        ``managed``, ``min``, ``low``, ``high`` and ``lowest_free_pages``, in pages.
+    """
+
+    node: int
+    zone: str
+    base: dict[str, int] | None
+    variant: dict[str, int] | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Comparison:
     """What differs between two replays.
 
@@ -76,6 +94,8 @@ class Comparison:
         In the order of :data:`FIGURES`.
     caches : tuple of CacheDifference
         The largest difference first.
+    zones : tuple of ZoneDifference
+        By node, the lowest zone first.
     failures : dict of (zone, order, reason) to (int, int)
         Refused requests that differ, base and variant.
     notes : tuple of str
@@ -86,6 +106,7 @@ class Comparison:
     variant: dict[str, int]
     differences: tuple[Difference, ...]
     caches: tuple[CacheDifference, ...]
+    zones: tuple[ZoneDifference, ...]
     failures: dict[tuple[str, int, str], tuple[int, int]]
     notes: tuple[str, ...]
 
@@ -141,6 +162,23 @@ def compare(base: Analysis, variant: Analysis) -> Comparison:
         variant=other,
         differences=tuple(Difference(key, one[key], other[key]) for key in FIGURES if one[key] != other[key]),
         caches=tuple(sorted(caches, key=lambda row: (-abs(row.variant_pages - row.base_pages), row.cache))),
+        zones=_zones(base, variant),
         failures={key: pair for key, pair in counts.items() if pair[0] != pair[1]},
         notes=tuple(note for note in variant.notes if note not in base.notes),
     )
+
+
+def _zones(base: Analysis, variant: Analysis) -> tuple[ZoneDifference, ...]:
+    one, other = ({(zone.node, zone.name): _limits(zone) for zone in each.zones} for each in (base, variant))
+    found = []
+    for node, name in dict.fromkeys((*one, *other)):
+        mine, its = one.get((node, name)), other.get((node, name))
+        limits = [{**each, "lowest_free_pages": 0} if each else each for each in (mine, its)]
+        if limits[0] != limits[1]:
+            found.append(ZoneDifference(node, name, mine, its))
+    return tuple(found)
+
+
+def _limits(zone: ZoneState) -> dict[str, int]:
+    names = ("managed", "min", "low", "high", "lowest_free_pages")
+    return {name: int(getattr(zone, name)) for name in names}

@@ -406,6 +406,9 @@ class Replay:
         """Take note of a refused request."""
         if self.reserve is not None and self.reserve():
             self.nr_reserved += 1
+            if kind == _MM_PAGE_ALLOC:
+                engine.orders_array["failures"][order * 4 + (gfp >> 3 & 3)] -= 1
+                return
             engine.sites_array["failures"][site] -= 1
             if cache < len(engine.caches_array):
                 engine.caches_array["failures"][cache] -= 1

@@ -372,22 +372,44 @@ class Transformer:
         gfp, size, key = int(one.gfp[0]), int(one.bytes_req[0]), int(one.target[0])
         quiet = gfp | _NOWARN | (0 if gfp & _RETRY_MAYFAIL else _NORETRY)
         self._vmalloced.pop(key, None)
+        if not gfp & _DIRECT_RECLAIM:
+            yield _with(one, gfp=quiet)
+            return
         missed: list[int] = []
 
         def instead() -> bool:
             missed.append(key)
             return True
 
-        self.run.reserve = instead if gfp & _DIRECT_RECLAIM else None
+        self.run.reserve = instead
         yield _with(one, gfp=quiet)
         self.run.reserve = None
-        if not missed:
-            return
-        self.kvmalloc_fallbacks += 1
+        if missed:
+            yield from self._vmalloc(one, key, size, gfp)
+
+    def _vmalloc(self, one: EventBatch, key: int, size: int, gfp: int) -> Iterator[EventBatch]:
+        """Single pages instead of a block; where one is refused all are given back, and one request has failed.
+
+        Source: mm/vmalloc.c:__vmalloc_area_node @6.1.192
+        Differs: pages behind the refused one are asked for, too, before all are given back.
+        """
+        refused: list[int] = []
+
+        def once() -> bool:
+            refused.append(key)
+            return len(refused) > 1
+
         nr_pages = (size + (1 << _PAGE_SHIFT) - 1) >> _PAGE_SHIFT
         pfns = [_OWN_PFNS + self._own() for _ in range(nr_pages)]
-        self._vmalloced[key] = pfns
-        yield _page_rows(one, Event.MM_PAGE_ALLOC, pfns, gfp | _HIGHMEM | _NOWARN)
+        self.run.reserve = once
+        # without __GFP_NORETRY they are no slab's, and are asked for at once
+        yield _page_rows(one, Event.MM_PAGE_ALLOC, pfns, (gfp | _HIGHMEM | _NOWARN) & ~_NORETRY)
+        self.run.reserve = None
+        if refused:
+            yield _page_rows(one, Event.MM_PAGE_FREE, pfns, 0)
+        else:
+            self._vmalloced[key] = pfns
+            self.kvmalloc_fallbacks += 1
 
     def _free(self, one: EventBatch) -> Iterator[EventBatch]:
         key = int(one.target[0])

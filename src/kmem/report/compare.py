@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 from kmem.analysis.compare import FIGURES, Comparison
@@ -22,19 +23,19 @@ def _change(base: int, variant: int) -> str:
 
 
 def report_comparison(comparison: Comparison, *, source: str) -> list[Section]:
-    """Return what differs between two replays as tables: figures, caches, refused requests."""
+    """Return what differs between two replays as tables: figures, zones, refused requests, caches."""
     c = comparison
-    if not c.differences and not c.caches:
+    if not c.differences and not c.caches and not c.zones:
         return [Section(f"{source}: base and variant do not differ", lines=c.notes)]
     rows = tuple((FIGURES[d.figure], d.base, d.variant, _change(d.base, d.variant)) for d in c.differences)
-    sections = [
-        Section(
-            f"{source}: what differs",
-            ("figure", "base", "variant", "change"),
-            rows,
-            tuple(f"note: {note}" for note in c.notes),
-        )
-    ]
+    notes = tuple(f"note: {note}" for note in c.notes)
+    if rows:
+        sections = [Section(f"{source}: what differs", ("figure", "base", "variant", "change"), rows, notes)]
+    else:
+        sections = [Section(f"{source}: the figures do not differ", lines=notes)]
+    if c.zones:
+        titles = ("zone", "", "managed", "min", "low", "high", "fewest pages free")
+        sections.append(Section("Zones, in pages", titles, tuple(_zone_rows(c))))
     if c.failures:
         refused = tuple((zone or "-", order, reason, *pair) for (zone, order, reason), pair in c.failures.items())
         sections.append(Section("Requests refused", ("zone", "order", "reason", "base", "variant"), refused))
@@ -56,6 +57,15 @@ def report_comparison(comparison: Comparison, *, source: str) -> list[Section]:
     return sections
 
 
+def _zone_rows(comparison: Comparison) -> Iterator[tuple[object, ...]]:
+    several = any(each.node for each in comparison.zones)
+    for each in comparison.zones:
+        name = f"{each.zone} of node {each.node}" if several else each.zone
+        for title, limits in (("base", each.base), ("variant", each.variant)):
+            if limits is not None:
+                yield (name, title, *limits.values())
+
+
 def _order(order: int) -> int | None:
     return order if order >= 0 else None
 
@@ -72,6 +82,7 @@ def comparison_to_dict(comparison: Comparison, base: Analysis, variant: Analysis
             {"zone": zone, "order": order, "reason": reason, "base": pair[0], "variant": pair[1]}
             for (zone, order, reason), pair in c.failures.items()
         ],
+        "zones": [dataclasses.asdict(each) for each in c.zones],
         "caches": [dataclasses.asdict(row) for row in c.caches],
         "notes": list(c.notes),
     }
