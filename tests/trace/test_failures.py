@@ -228,7 +228,7 @@ def test_two_machines_in_one_log() -> None:
 def test_a_boot_between_lines_of_journald() -> None:
     first = ["Nov 23 01:02:03 host kernel: " + line.split("] ", 1)[1] for line in lines_of("amd64-384M-order0-atomic")]
     cut = next(n for n, line in enumerate(first) if "lowmem_reserve" in line)
-    (report,) = found([*first[:cut], "-- Boot 0123456789abcdef0123456789abcdef --", *first[cut + 9 :]])
+    report = found([*first[:cut], "-- Boot 0123456789abcdef0123456789abcdef --", *first[cut:]])[0]
     assert report.meminfo is not None and not report.meminfo.complete
 
 

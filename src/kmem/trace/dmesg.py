@@ -76,7 +76,7 @@ _OTHERS = tuple(
 #: How lines of a report begin, where only the first of several lines has a prefix.
 _OWN_LINE = re.compile(
     r"\[<[0-9a-f]{8}|Call [Tt]race:|Mem-[Ii]nfo:|lowmem_reserve\[|Node \d|CPU: \d|Hardware name|[a-z_]+_anon:|"
-    r"(?:DMA|DMA32|Normal|HighMem|Movable)(?: free:|: ?\d)|\d+ (?:total )?page|(?:Free|Total) swap|-- "
+    r"(?:DMA|DMA32|Normal|HighMem|Movable)(?: free:|: ?\d)|\d+ (?:total )?page|(?:Free|Total) swap"
 )
 #: What some line of a report has in it, without its spaces, which may have become line breaks.
 _WORTH_READING = (
@@ -285,7 +285,7 @@ class _Joiner:
         assert self.held is not None
         if number != self.last + 1 or not text.strip() or len(self.held.text) + len(text) >= _MAX_LINE:
             return False
-        if len(self.held_raw) != self.width and _OWN_LINE.match(text):
+        if text.startswith("-- ") or (len(self.held_raw) != self.width and _OWN_LINE.match(text)):
             return False
         return self.prefixes or (self.whole and len(self.held_raw) == self.width)
 

@@ -559,6 +559,9 @@ def iter_failures(lines: Iterable[LogLine]) -> Iterator[FailureReport]:
     for line in lines:
         if line.foreign:
             continue
+        if not line.host and line.text.startswith("--") and _BOOT.match(line.text):
+            for each in finders.values():  # the journal's own line names no machine
+                each.new_boot(line)
         finder = finders.get(line.host)
         if finder is None:
             if len(finders) >= _MOST_HOSTS:
