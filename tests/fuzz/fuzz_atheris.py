@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Fuzz all readers with atheris, guided by coverage.
 
-usage: python tests/fuzz/fuzz_atheris.py [--seconds N] [--keep DIR] [TARGET ...]
+usage: python tests/fuzz/fuzz_atheris.py [--seconds N] [--seed N] [--keep DIR] [TARGET ...]
 
 Each target runs in a process of its own for N seconds: an input may take 20 s
 and the process 700 MiB.  Mutations are libFuzzer's and those of ``mutate.py``.
@@ -93,12 +93,13 @@ def branches() -> Callable[[int], int]:
     return space["saw"]
 
 
-def run(name: str, seconds: int, folder: Path) -> tuple[int, int, str]:
+def run(name: str, seconds: int, folder: Path, seed: int) -> tuple[int, int, str]:
     """Fuzz a target in a process of its own; returns executions, crashes and what is to be printed."""
     corpus = folder / "corpus" / name
     corpus.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, __file__, "--child", name, "--keep", str(folder), "--"]
     command += [str(corpus), f"-max_total_time={seconds}", f"-timeout={MOST_SECONDS}", f"-rss_limit_mb={MOST_MIB}"]
+    command += [f"-seed={seed}"] if seed else []
     command += ["-print_final_stats=1", "-max_len=262144", "-len_control=0", f"-artifact_prefix={folder}/{name}-"]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", cwd=ROOT, check=False)
     said = done.stdout + done.stderr
@@ -127,6 +128,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="*", metavar="TARGET")
     parser.add_argument("--seconds", type=int, default=10, help="of each target")
+    parser.add_argument("--seed", type=int, default=0, help="0: another one each time")
     parser.add_argument("--keep", type=Path, default=ROOT / "build" / "fuzz", metavar="DIR")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -147,7 +149,7 @@ def main() -> int:
         corpus.mkdir(parents=True, exist_ok=True)
         for number, seed in enumerate(TARGETS[name].seeds()):
             (corpus / f"seed-{number}").write_bytes(seed)
-        executions, crashed, summary = run(name, options.seconds, options.keep)
+        executions, crashed, summary = run(name, options.seconds, options.keep, options.seed)
         print(f"{name}: {summary}", flush=True)
         total += executions
         crashes += crashed

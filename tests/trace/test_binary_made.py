@@ -12,13 +12,14 @@ from __future__ import annotations
 import random
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import zstandard
 
 from kmem.errors import InputError, KmemError
-from kmem.trace import open_trace
+from kmem.trace import open_trace, perf_file
 from tests.trace.writers import GFP_NAMES, Fields, Kernel
 
 KINDS = [(False, 8), (False, 4), (True, 8), (True, 4)]
@@ -437,6 +438,42 @@ def test_a_chunk_that_unpacks_to_more_than_it_says(tmp_path: Path) -> None:
     content[at : at + 4] = kernel.pack("I", kernel.page_bytes)
     with pytest.raises(InputError, match=r"byte \d+: zstd data unpacks to more than 4096"):
         read(tmp_path / "trace.dat", bytes(content))
+
+
+def test_chunks_of_many_cpus_are_bounded_together(tmp_path: Path) -> None:
+    """Of each CPU a chunk is unpacked at any time: few bytes must not stand for gigabytes in all."""
+    kernel = Kernel()
+    page = kernel.pages(stream(kernel, 20, 1))
+    large = kernel.dat_7([page + bytes(4096) * 300] * 300, COMMS, chunk_pages=400)
+    assert len(large) < 300_000
+    with pytest.raises(InputError, match=r"byte \d+: 1232896 unpacked bytes cannot be right"):
+        read(tmp_path / "trace.dat", large)
+    rows, _ = read(tmp_path / "trace.dat", kernel.dat_7([page] * 300, COMMS, chunk_pages=10))
+    assert len(rows) > 300 * 10
+
+
+def test_compressed_records_without_rounds_are_not_all_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = Kernel()
+    events = stream(kernel, 2000, 1)
+    data = b"".join(kernel.comm({"pid": pid, "time": 0}, comm) for pid, comm in COMMS.items())
+    data += b"".join(kernel.sample(event) for event in events)
+    content = kernel.perf_file(kernel.compressed(data, zstandard.ZstdCompressor(1).compressobj(), 3000))
+    most = 0
+
+    def kept(file: perf_file.PerfFile, packed: memoryview, at: int) -> Iterator[None]:
+        nonlocal most
+        yield from compressed(file, packed, at)
+        most = max(most, sum(len(data) for each in file._kept for data in each))
+
+    compressed = perf_file.PerfFile._compressed
+    monkeypatch.setattr(perf_file.PerfFile, "_compressed", kept)
+    for limit in (1 << 27, 20_000):
+        monkeypatch.setattr(perf_file, "_MOST_KEPT", limit)
+        most = 0
+        rows, trace = read(tmp_path / "perf.data", content)
+        check(rows, expected(kernel, events, {0: "swapper", **COMMS}))
+        assert trace.stats.notes == ()
+        assert (most > 100_000) if limit > 100_000 else (most < 30_000)
 
 
 def test_a_damaged_page_is_skipped_and_counted(tmp_path: Path) -> None:

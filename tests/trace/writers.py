@@ -286,8 +286,15 @@ class Kernel:
         head += self.pack("H", 0) + b"flyrecord\0" + main + self.pack("Q", len(clock)) + clock
         return head.ljust(place, b"\0") + blob
 
-    def dat_7(self, cpus: Sequence[bytes], comms: dict[int, str] | None = None, *, kind: str = "zstd") -> bytes:
-        """A trace.dat of version 7, compressed as `kind` says, a chunk of two pages at a time."""
+    def dat_7(
+        self,
+        cpus: Sequence[bytes],
+        comms: dict[int, str] | None = None,
+        *,
+        kind: str = "zstd",
+        chunk_pages: int = 2,
+    ) -> bytes:
+        """A trace.dat of version 7, compressed as `kind` says, a chunk of so many pages at a time."""
         pack = {"none": bytes, "zstd": lambda data: zstandard.compress(data, 1), "zlib": zlib.compress}[kind]
         out = bytearray(b"\x17\x08\x44tracing7\0" + bytes([self.big_endian, self.long_bytes]))
         out += self.pack("I", self.page_bytes) + kind.encode() + b"\0" + b"1\0"
@@ -313,7 +320,7 @@ class Kernel:
                 out += pages
                 size = len(pages)
             else:
-                step = 2 * self.page_bytes
+                step = chunk_pages * self.page_bytes
                 chunks = [pages[at : at + step] for at in range(0, len(pages), step)]
                 out += self.pack("I", len(chunks))
                 begin_chunks = len(out)
