@@ -102,3 +102,9 @@ def test_slabs_that_are_made_in_bulk_and_between_interrupts() -> None:
     assert result.frames > 1000 and result.frames_identical == result.frames
     assert result.objects > 2000 and result.objects_identical >= 0.99 * result.objects
     assert {cause for cause, count in result.divergences.items() if count} == {"bulk"}
+
+
+def test_a_dump_of_fewer_cpus_is_said(tmp_path: Path) -> None:
+    trace = changed_trace(tmp_path, "[000]", "[001]")
+    result = measure_fidelity(str(trace), EXACT / "amd64" / "before.dump.jsonl.gz")
+    assert any("the trace is of 2 CPUs, and the dump shows the lists of 1" in note for note in result.notes)

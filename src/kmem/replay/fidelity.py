@@ -670,6 +670,12 @@ def measure_fidelity(
     with readable_twice(trace) as (path, _):
         events = _Events(path, page_offset, progress)
     run = _Run(dump, events)
+    cpus = max(events.cpu) + 1
+    if cpus > run.allocator.nr_cpus:
+        run.out.notes.append(
+            f"the trace is of {cpus} CPUs, and the dump shows the lists of {run.allocator.nr_cpus}: "
+            "what the others had cannot be told, and answers drift apart"
+        )
     run.run(progress)
     if events.reclaimed and not events.rounds:
         run.out.notes.append(
