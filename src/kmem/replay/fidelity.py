@@ -670,11 +670,12 @@ def measure_fidelity(
     with readable_twice(trace) as (path, _):
         events = _Events(path, page_offset, progress)
     run = _Run(dump, events)
-    cpus = max(events.cpu) + 1
-    if cpus > run.allocator.nr_cpus:
+    shown = {int(record["cpu"]) for record in dump.of("pcp")}
+    unseen = sorted(set(events.cpu) - shown)
+    if unseen:
         run.out.notes.append(
-            f"the trace is of {cpus} CPUs, and the dump shows the lists of {run.allocator.nr_cpus}: "
-            "what the others had cannot be told, and answers drift apart"
+            f"the dump does not show the lists of CPU {', '.join(map(str, unseen))}: what lay there cannot be told, "
+            "and answers drift apart"
         )
     run.run(progress)
     if events.reclaimed and not events.rounds:
