@@ -319,8 +319,18 @@ def broken() -> Iterator[tuple[str, str, str, str]]:
     yield "pagetypeinfo", "Page block order: 9", "Page block: 9", "pagetypeinfo"
     yield "pagetypeinfo", "     95 ", "    950 ", "are free"
     yield "pagetypeinfo", "     95 ", " 99999999999999 ", "are free"
+    yield "zoneinfo", "    cpu: 0\n", "    cpu: 0\n    cpu: 0\n", "a CPU twice"
+    yield "zoneinfo", "high:  817", "high:  81700000000", "no number of pages"
     yield "zoneinfo", "count: 149", "count: 999999999", "are free"
     yield "buddyinfo", "DMA32", "Normal", "none of this machine"
+
+
+def test_a_zone_that_is_shown_twice(folder: Path) -> None:
+    kept(folder, "meminfo", "buddyinfo")
+    text = (folder / "buddyinfo").read_text()
+    (folder / "buddyinfo").write_text(text + text)
+    with pytest.raises(InputError, match="twice"):
+        started(folder)
 
 
 @pytest.mark.parametrize(("name", "old", "new", "said"), broken())

@@ -55,6 +55,7 @@ __all__ = ["KnownSlab", "RunningState", "StateFiles", "read_state", "start_runni
 
 _NR_ORDERS = 11
 _NR_TYPES = 6
+_MOST_PAGES = (1 << 31) - 1
 _MOVABLE = 1
 _LRU_FLAG = 1  # kmem.mm.page.PGF_LRU
 _BUDDY, _PCP, _ALLOCATED = (KIND_NAMES.index(name) for name in ("buddy", "pcp", "allocated"))
@@ -282,8 +283,14 @@ class _Builder:
                 zone_id = -1
             if zone_id < 0 or not self.memmap.zones_array["spanned"][zone_id]:
                 raise InputError(f"zone {zone.name} of node {zone.node} is none of this machine's", file=files.folder)
+            if any(laid.zone_id == zone_id for laid in self.zones):
+                raise InputError(f"zone {zone.name} of node {zone.node} is shown twice", file=files.folder)
             self.zones.append(_Zone(machine, zone_id, zone, view.migrate_types, bool(zone.free)))
         for laid in self.zones:
+            if (most := max(_marks(laid.view))) > _MOST_PAGES:
+                raise InputError(f"zone {laid.name}: {most} is no number of pages", file=files.folder)
+            if len({pageset.cpu for pageset in laid.view.pagesets}) < len(laid.view.pagesets):
+                raise InputError(f"zone {laid.name} shows a CPU twice", file=files.folder)
             if laid.wanted > laid.managed and laid.view.managed:
                 raise InputError(
                     f"zone {laid.name} manages {laid.managed} pages, but {laid.wanted} are free",
@@ -653,6 +660,13 @@ def _free_counts(view: ZoneView, types: Sequence[str], pageblock_order: int) -> 
             for mt in (0, 1, 2):
                 counts[mt][order] += (more + mt) // 3
     return counts
+
+
+def _marks(view: ZoneView) -> Iterator[int]:
+    """Every number of a zone that is taken as it is shown."""
+    yield from (view.min, view.low, view.high, view.boost, *view.protection, *view.blocks)
+    for pageset in view.pagesets:
+        yield from (pageset.high, pageset.batch)
 
 
 def _shorten(zone: _Zone) -> None:
