@@ -137,7 +137,7 @@ def main() -> None:
     """Run the benchmark and print its result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("traces", nargs="*", type=Path)
-    parser.add_argument("--events", type=int, default=1_000_000)
+    parser.add_argument("--events", type=int, default=2_000_000)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -174,6 +174,10 @@ def main() -> None:
     without = [statistics.median(bare[workers]) for workers in (1, 2)]
     print(f"without a cluster {without[0]:.2f} s, {without[1]:.2f} s: {without[0] / without[1]:.2f} times as fast")
     print(f"a sweep of two small cells: one worker {ends[1]:.2f} s, two {ends[2]:.2f} s")
+    used = {workers: statistics.median(each.cpu for each in runs) for workers, runs in long.items()}
+    fixed = statistics.median(each.cpu for each in short[2])
+    alone = used[1] / (fixed + (used[2] - fixed) / 2)
+    print(f"{used[1]:.2f} and {used[2]:.2f} CPU s, {fixed:.2f} of them once: on idle cores {alone:.2f} times as fast")
     inner = (walls[1] - ends[1]) / (walls[2] - ends[2])
     print(f"without that, {inner:.2f} times as fast")
 

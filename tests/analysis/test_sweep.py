@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -21,7 +22,18 @@ import pytest
 from tests.replay.made_traces import exhausted
 
 from kmem.analysis.compare import FIGURES
-from kmem.analysis.sweep import GOALS, Cell, _packed, find_traces, make_grid, pareto, run_cell, sweep, unpacked
+from kmem.analysis.sweep import (
+    GOALS,
+    Cell,
+    _packed,
+    find_traces,
+    make_grid,
+    pareto,
+    prepare_trace,
+    run_cell,
+    sweep,
+    unpacked,
+)
 from kmem.cli import main
 from kmem.errors import KmemError
 
@@ -376,3 +388,39 @@ def test_traces_by_pattern_and_url(tmp_path: Path) -> None:
     (cell,) = make_grid(urls[:1], ["ram=128M"])[1]
     here = make_grid([f"{tmp_path}/a.txt"], ["ram=128M"])[1][0]
     assert {**run_cell(cell), "trace": ""} == {**run_cell(here), "trace": ""}
+
+
+def test_traces_of_a_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    for name in ("a.txt", "b.txt"):
+        memory.pipe(f"/fleet/{name}", exhausted(tmp_path / name, pages=10, burst=1).read_bytes())
+    memory.pipe("/fleet/c.log", b"no trace\n")
+    assert find_traces(["memory://fleet/*.txt"]) == ["memory:///fleet/a.txt", "memory:///fleet/b.txt"]
+    axes, cells = make_grid(find_traces(["memory://fleet/*"]), ["ram=128M,256M"])
+    without_workers(monkeypatch)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    done = sweep(axes, cells)
+    assert [bool(row["error"]) for row in done.rows] == [False] * 4 + [True] * 2
+    assert done.rows[4]["error"].startswith("memory:///fleet/c.log:1: no line of")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "b.txt"]  # copies are gone
+    # from a prepared trace, which is read once, and when it is gone
+    shared = prepare_trace(cells[0].trace)
+    memory.rm("/fleet/a.txt")
+    assert {**run_cell(cells[0], shared), "pareto": done.rows[0]["pareto"]} == done.rows[0]
+    assert "cannot be read" in run_cell(cells[0])["error"]
+    assert "cannot be read" in str(prepare_trace(cells[0].trace))
+
+
+def test_a_storage_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fsspec")
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(KmemError, match=r"s3://fleet/\*\.gz cannot be read: Install s3fs"):
+        find_traces(["s3://fleet/*.gz"])
+
+
+def test_a_worker_that_cannot_reach_the_decoded_events_decodes_them_itself() -> None:
+    cell = make_grid([BOOT], ["ram=256M"])[1][0]
+    copy = pickle.loads(pickle.dumps(prepare_trace(BOOT)))  # the first is gone
+    assert copy.lost
+    assert run_cell(cell, copy) == run_cell(cell)
+    assert copy.self_contained
