@@ -114,6 +114,13 @@ def test_the_end_is_compared_with_the_files(states: Path, tmp_path: Path) -> Non
     assert zone["pcp_pages"]["real"] is None  # type: ignore[index]
 
 
+def test_files_of_another_run_are_told(states: Path) -> None:
+    """A binary recording, and files that were not taken with it: slabs that it saw were not there."""
+    trace = str(DATA / "traces/amd64.perf.data.zst")
+    result = measure_running(trace, states / "amd64-before", states / "amd64-after")
+    assert any("in more slabs than slabinfo counts" in note for note in result.notes)
+
+
 # The command line
 
 

@@ -298,6 +298,10 @@ def _count(run: Replay, prior: RunningMachine, out: Fidelity) -> None:
     out.divergences["bulk"] = pages + objects
     out.divergences["compaction"] = len(prior.known.moves)
     out.divergences["unknown"] = unknown_pages - pages + engine.nr_unknown_frees - objects
+    if prior.unplaced:
+        out.notes.append(
+            f"{prior.unplaced} objects freed were in use before, and lay in more slabs than slabinfo counts: not freed"
+        )
     out.bulk_pages = prior.bulk_pages
     out.named_by_pointer = len(prior.names)
 
