@@ -85,6 +85,14 @@ def test_it_can_be_read_many_times_and_names_added() -> None:
     assert sum(map(len, decoded.open())) == sum(map(len, decoded.open())) > 5000
 
 
+def test_what_was_read_of_a_large_file_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kmem.trace.decoded._MOST_MAPPED", 1000)
+    decoded = decode("boot.trace.txt.gz", 700)
+    sums = [[int(batch.target.sum(dtype="u8")) for batch in decoded.open()] for _ in range(2)]
+    with open_trace(DATA / "boot.trace.txt.gz", batch_events=700) as reader:
+        assert sums == [[int(batch.target.sum(dtype="u8")) for batch in reader]] * 2
+
+
 def test_a_copy_in_another_process_reads_the_same_file() -> None:
     decoded = decode("boot.trace.txt.gz", 500)
     program = (

@@ -44,6 +44,7 @@ _KEPT = (
 _UNKNOWN = {"migratetype": -1, "fallback_migratetype": -1}
 _ALIGN = 64
 _TOKEN_BYTES = 16
+_MOST_MAPPED = 1 << 28  #: larger files are not kept in the process's own memory, which somebody may limit
 _SHARE_OF_DISK = 4  #: at most a quarter of what is free
 
 
@@ -274,9 +275,18 @@ class _DecodedReader(TraceReader):
                 dtype = np.dtype(COLUMNS[name])
                 columns[name] = np.frombuffer(self._data, dtype, count, place)
                 place += count * dtype.itemsize
-            at += _batch_bytes(count)
-            self._done = at
+            self._done = at + _batch_bytes(count)
             yield EventBatch(**columns, strings=self.strings)
+            if len(self._data) > _MOST_MAPPED:
+                self._release(at, self._done)
+            at = self._done
+
+    def _release(self, start: int, stop: int) -> None:
+        """Let the system take back what has been read; it comes back from the file if it is read again."""
+        start = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+        stop = stop // mmap.PAGESIZE * mmap.PAGESIZE
+        if stop > start:
+            self._data.madvise(mmap.MADV_DONTNEED, start, stop - start)
 
     @property
     def progress(self) -> tuple[int, int | None]:
