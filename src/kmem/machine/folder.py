@@ -27,7 +27,7 @@ import re
 from pathlib import Path
 
 from kmem.errors import InputError
-from kmem.machine.description import MachineDescription
+from kmem.machine.description import MAX_ADDRESS, MachineDescription
 from kmem.machine.proc import parse_iomem, parse_meminfo, parse_zoneinfo
 from kmem.machine.views import ZoneView
 from kmem.mm.memblock import MemoryRange
@@ -165,6 +165,8 @@ def _from_meminfo(path: Path) -> tuple[MachineDescription, list[str]]:
     total = values.get("MemTotal", 0) << 10
     if not total:
         raise InputError("no MemTotal", file=path, remedy="copy /proc/meminfo")
+    if total > MAX_ADDRESS:
+        raise InputError(f"MemTotal of {total >> 10} KiB cannot be right", file=path, remedy="copy /proc/meminfo")
     arch = "i386" if values.get("HighTotal") else "x86_64"
     # the least that the kernel keeps for itself: its image, and page structures of 32 or 64 bytes
     ram = max(total // _STEP, 1) * _STEP
