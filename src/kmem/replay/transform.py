@@ -570,17 +570,14 @@ def _quiet_end(waiting: npt.NDArray[np.bool_], stop: int) -> int:
     return min(stop, end)
 
 
-def _columns(batch: EventBatch) -> Columns:
-    names = [field.name for field in dataclasses.fields(batch) if field.name not in ("strings", "stack")]
-    columns: Columns = {name: getattr(batch, name) for name in names}
-    if batch.stack is not None:
-        columns["stack"] = batch.stack
-    return columns
+_NAMES = tuple(field.name for field in dataclasses.fields(EventBatch) if field.name not in ("strings", "stack"))
 
 
 def _taken(batch: EventBatch, rows: Any) -> EventBatch:
-    """The chosen rows of a batch."""
-    columns: Columns = {name: np.ascontiguousarray(column[rows]) for name, column in _columns(batch).items()}
+    """The chosen rows of a batch; a slice of them is not copied."""
+    columns: Columns = {name: getattr(batch, name)[rows] for name in _NAMES}
+    if batch.stack is not None:
+        columns["stack"] = batch.stack[rows]
     return EventBatch(**columns, strings=batch.strings)
 
 
