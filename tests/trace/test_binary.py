@@ -15,6 +15,7 @@ import zstandard
 from kmem.errors import InputError, KmemError
 from kmem.trace import open_trace, read_table
 from kmem.trace.reader import TraceStats
+from kmem.trace.symbols import read_kallsyms
 
 DATA = Path(__file__).parent.parent / "data" / "traces"
 KALLSYMS = DATA.parent / "kallsyms" / "amd64.txt.gz"
@@ -156,3 +157,13 @@ def raw_bytes(name: str) -> bytes:
     if found.suffix == ".zst":
         return zstandard.ZstdDecompressor().decompressobj().decompress(content)
     return lzma.decompress(content) if found.suffix == ".xz" else content
+
+
+def test_addresses_of_more_digits_than_there_are_bits(tmp_path: Path) -> None:
+    """Such a line names nothing; the others stay."""
+    path = tmp_path / "kallsyms"
+    lines = ["ffffffff81000000 T _text", "fffffffff81000000 T long", "f" * 400 + " T longer", "ffffffff81000100 t near"]
+    path.write_text("\n".join(lines) + "\n")
+    symbols = read_kallsyms(path)
+    assert len(symbols) == 2
+    assert [symbols.describe(0xFFFFFFFF81000000 + at) for at in (0x10, 0x110)] == ["_text+0x10", "near+0x10"]

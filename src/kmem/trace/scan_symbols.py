@@ -43,7 +43,7 @@ def scan_kallsyms(data: cython.const[cython.uchar][::1]):
             line_end = end
         value = 0
         digits = 0
-        while p < line_end and digits <= 16:
+        while p < line_end and digits < 16:
             c = p[0]
             if c >= 48 and c <= 57:
                 c -= 48
@@ -54,7 +54,7 @@ def scan_kallsyms(data: cython.const[cython.uchar][::1]):
             value = (value << 4) | c
             digits += 1
             p += 1
-        if digits >= 8 and digits <= 16 and line_end - p > 3 and p[0] == 32 and p[2] == 32:
+        if digits >= 8 and line_end - p > 3 and p[0] == 32 and p[2] == 32:
             if p[1] != 65 and p[1] != 97 and p[3] != 36 and count < room:
                 into[count] = value
                 names[count] = cython.cast(uint32_t, p + 3 - begin)
