@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Fuzz all readers with atheris, guided by coverage.
 
-usage: python tests/fuzz/fuzz_atheris.py [--seconds N] [--seed N] [--keep DIR] [TARGET ...]
+usage: python tests/fuzz/fuzz_atheris.py [--seconds N] [--seed N] [--jobs N] [--keep DIR] [TARGET ...]
 
 Each target runs in a process of its own for N seconds: an input may take 20 s
 and the process 700 MiB.  Mutations are libFuzzer's and those of ``mutate.py``.
@@ -21,6 +21,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -128,6 +129,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="*", metavar="TARGET")
     parser.add_argument("--seconds", type=int, default=10, help="of each target")
+    parser.add_argument("--jobs", type=int, default=1, help="targets at a time")
     parser.add_argument("--seed", type=int, default=0, help="0: another one each time")
     parser.add_argument("--keep", type=Path, default=ROOT / "build" / "fuzz", metavar="DIR")
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -143,16 +145,19 @@ def main() -> int:
     unknown = set(options.targets) - set(TARGETS)
     if unknown:
         parser.error(f"no target {', '.join(sorted(unknown))}; there are {', '.join(TARGETS)}")
-    total = crashes = 0
-    for name in options.targets or TARGETS:
+    names = list(options.targets or TARGETS)
+    for name in names:
         corpus = options.keep / "corpus" / name
         corpus.mkdir(parents=True, exist_ok=True)
         for number, seed in enumerate(TARGETS[name].seeds()):
             (corpus / f"seed-{number}").write_bytes(seed)
-        executions, crashed, summary = run(name, options.seconds, options.keep, options.seed)
-        print(f"{name}: {summary}", flush=True)
-        total += executions
-        crashes += crashed
+    total = crashes = 0
+    with ThreadPoolExecutor(options.jobs) as pool:
+        done = pool.map(lambda name: run(name, options.seconds, options.keep, options.seed), names)
+        for name, (executions, crashed, summary) in zip(names, done, strict=True):
+            print(f"{name}: {summary}", flush=True)
+            total += executions
+            crashes += crashed
     print(f"{total:,} executions, {crashes} crash{'es' if crashes != 1 else ''}")
     return 1 if crashes else 0
 
