@@ -514,8 +514,9 @@ def _submit(client: Any, missing: dict[str, Cell]) -> dict[Any, str]:
     for key, cell in missing.items():
         by_trace.setdefault(cell.trace, []).append((key, cell))
     futures: dict[Any, str] = {}
-    options = {"retries": _RETRIES, "pure": False}
-    for trace in sorted(by_trace, key=_size_of, reverse=True):
+    for place, trace in enumerate(sorted(by_trace, key=_size_of, reverse=True)):
+        # a trace's cells go before the next trace, or all of them would be decoded before the first cell is run
+        options = {"retries": _RETRIES, "pure": False, "priority": -place}
         cells = sorted(by_trace[trace], key=lambda item: -item[1].variant.transform.scale_load)
         # a name of its own: what another sweep on this cluster knows of an older file is not meant
         shared = client.submit(eval, _PREPARE, {"what": _packed(trace)}, key=f"kmem_trace-0-{cells[0][0]}", **options)
