@@ -12,9 +12,8 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Iterator
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 
 __all__ = ["METHOD", "get_ready"]
 
@@ -42,12 +41,13 @@ def get_ready() -> None:
 
 @contextlib.contextmanager
 def _deaf() -> Iterator[None]:
-    """Let a process that is started now, and all that it forks, ignore the interrupt key: it is for this one."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Let a process that is started now, and all that it forks, not hear the interrupt key: it is for this one.
+
+    Blocked, not ignored: what is pressed meanwhile is heard afterwards.
+    """
+    resource_tracker.ensure_running()  # starting it later would unblock the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
