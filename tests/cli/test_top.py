@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+import kmem
 from kmem.analysis.top import CACHE_KEYS
 from kmem.cli import main
 
@@ -262,7 +263,7 @@ class Terminal:
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
         self.before = termios.tcgetattr(slave)
         self.slave = slave
-        path = str(ROOT / "src")
+        path = str(Path(kmem.__file__).parents[1])  # what is tested, built or installed
         environment = {**os.environ, "TERM": "xterm-256color", "PYTHONPATH": path, **(env or {})}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "kmem", "top", *args],

@@ -333,7 +333,7 @@ def test_a_zone_that_is_shown_twice(folder: Path) -> None:
         started(folder)
 
 
-@pytest.mark.parametrize(("name", "old", "new", "said"), broken())
+@pytest.mark.parametrize(("name", "old", "new", "said"), list(broken()))
 def test_damage_is_told(name: str, old: str, new: str, said: str, folder: Path) -> None:
     text = (folder / name).read_text()
     assert old in text
