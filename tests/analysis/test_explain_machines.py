@@ -52,7 +52,7 @@ FAILURE, SHORTAGE = "page-allocation-failure", "below-watermark"
         (
             "amd64-192M-sysrq-and-oom",
             [
-                ("show-mem", None, "none", None, "DMA:ok DMA32:ok"),
+                ("show-mem", None, "none", True, "DMA:ok DMA32:ok"),
                 ("oom", 0, "memory-exhausted", True, "DMA:short DMA32:short"),
                 ("oom", None, "none", None, ""),
             ],

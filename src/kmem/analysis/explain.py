@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,7 @@ from kmem.mm.gfp import (
     __GFP_NOMEMALLOC,
     __GFP_NORETRY,
     __GFP_THISNODE,
+    GFP_KERNEL,
 )
 from kmem.mm.refusal import zone_verdict
 from kmem.profile import REFERENCE, profile_for
@@ -490,6 +492,11 @@ class _Explainer:
             ZoneVerdict(zone.node, zone.name, True, "ok", zone.counters.get("free", 0) // kb) for zone in info.zones
         ]
         out.summary += _shape(info, {(zone.node, zone.name) for zone in info.zones}, None)
+        if not info.complete or "stalled_ms" in detail:
+            return
+        with suppress(KmemError):  # no state fits the block: nothing to agree with
+            # the kernel tells of no failure; the model agrees if it has none either
+            out.model_agrees = run(Scene(info), PageRequest(GFP_KERNEL, 0)) or None
 
     # -- vmalloc ------------------------------------------------------------
 

@@ -87,6 +87,8 @@ def zone_lines(zones: Iterable[ZoneVerdict]) -> Iterator[str]:
 def _model(answer: Explanation) -> str:
     if answer.model_agrees and answer.reason == "address-space":
         return "fails the same request, with no gap of this size"
+    if answer.model_agrees and answer.reason == "none":
+        return "serves a page for GFP_KERNEL on the printed state: nothing need fail"
     if answer.model_agrees:
         return "fails the same request on the printed state, too"
     return "serves the request on the printed state: the state had changed since the kernel tried"
