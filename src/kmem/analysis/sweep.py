@@ -352,7 +352,7 @@ def write_table(table: pa.Table, path: Path) -> None:
     ConfigError
         If it cannot be written; nothing is left behind.
     """
-    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    part = path.with_name(f".part-{os.getpid()}-{path.stem}")  # whoever takes all *.parquet must not meet it
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "wb") as file:
