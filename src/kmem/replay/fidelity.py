@@ -620,7 +620,7 @@ class _Run:
         wanted = pointer - events.page_offset
         address = self.alias.pop(wanted, wanted)
         try:
-            with self.frames.freeing(i, self.cache_at(address)):
+            with self.frames.freeing(i, address):
                 self.slub.kfree(address)
         except KmemError:
             if self.maple is not None and self.bulk_cache(address >> _PAGE_SHIFT) and self.maple.freed(address):

@@ -19,8 +19,8 @@ made it elsewhere       it is moved, and its block takes the other's place
 did not drop a slab     its objects are freed, and it is dropped
 ======================  =====================================================
 
-None of this is an answer; the objects concerned are compared, and their
-differences counted, on their own.
+None of this is an answer, but each counts as one taken over; the objects
+concerned are compared, and their differences counted, on their own.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ __all__ = ["SlabFrames"]
 
 _SLAB, _LARGE, _TAIL = 4, 5, 6
 _IN_USE = 0xFFFE
-_NEVER = 0xFFFFFFFF
+_NO_SLAB = _NEVER = 0xFFFFFFFF
+_NO_OBJECT = 0xFFFF
+_MAX_NR_ZONES = 5
 _WINDOW = 16  # events in which the free of a slab's pages follows that of its last object
 
 
@@ -94,7 +96,7 @@ class SlabFrames:
                     made.append((pfn, order))
                 elif (pfn, order) in made:
                     made.remove((pfn, order))
-                elif not self.freed_next(pfn, i):
+                elif not self.freed_next(i, pfn):
                     self.hold(pfn, order)
         allocation = self.events.first_objects.get(i)
         if allocation is not None:
@@ -118,12 +120,46 @@ class SlabFrames:
         finally:
             record["min_partial"] = before
 
-    def freeing(self, i: int, cache: int) -> AbstractContextManager[None]:
-        """A slab of the cache is given back meanwhile only if the trace frees pages right after the event."""
-        return nullcontext() if self.freed_next(None, i) else self.kept(cache)
+    def freeing(self, i: int, address: int) -> AbstractContextManager[None]:
+        """Keep the slabs that freeing an object would drop, and count them, unless the trace frees pages just then."""
+        slab = self.slub.slab_of_frame(address >> 12)
+        dropped = [] if slab is None else self.dropped_by_free(slab)
+        if not dropped or self.freed_next(i):
+            return nullcontext()
+        for each in dropped:
+            self.diverged(each)
+        return self.kept(int(self.pages["cache"][slab]))
 
-    def freed_next(self, pfn: int | None, i: int) -> bool:
-        """Whether the trace frees these pages (or any) right after an event, on the same CPU."""
+    def dropped_by_free(self, slab: int) -> list[int]:
+        """Slabs that the model would give back if one object of a slab was freed.
+
+        Source: mm/slub.c:__slab_free, put_cpu_partial, __unfreeze_partials @6.1.192
+        """
+        slub, page = self.slub, self.pages[slab]
+        cache = int(page["cache"])
+        if page["frozen"]:
+            return []  # a CPU's
+        limit = int(slub.caches_array["min_partial"][cache])
+        nodes = slub.nodes_array["nr_partial"][cache * slub.nr_nodes : (cache + 1) * slub.nr_nodes]
+        if page["freelist"] != _NO_OBJECT or slub.caches_array["debug"][cache]:
+            partial = int(nodes[int(page["zone"]) // _MAX_NR_ZONES])
+            return [slab] if page["inuse"] == 1 and partial >= limit else []
+        # it was full: it goes on the CPU's list, which is moved to the nodes' if it is long enough
+        oldest = int(slub.cpus_array["partial"][cache * slub.nr_cpus + self.allocator.cpu])
+        if oldest == _NO_SLAB or self.pages["slabs"][oldest] < slub.caches_array["cpu_partial_slabs"][cache]:
+            return []
+        counts, dropped = nodes.tolist(), []
+        while oldest != _NO_SLAB:
+            node = int(self.pages["zone"][oldest]) // _MAX_NR_ZONES
+            if self.pages["inuse"][oldest] == 0 and counts[node] >= limit:
+                dropped.append(oldest)
+            else:
+                counts[node] += 1
+            oldest = int(self.pages["next"][oldest])
+        return dropped
+
+    def freed_next(self, i: int, pfn: int | None = None) -> bool:
+        """Whether the trace frees pages (or these) right after an event, on the same CPU."""
         events = self.events
         for j in range(i + 1, min(i + 1 + _WINDOW, len(events.event))):
             if events.cpu[j] != events.cpu[i]:
