@@ -323,14 +323,17 @@ def evict_slab(slub: Slub, slab: cython.uint) -> None:
     slub.discard_slab(cache, slab)
 
 
-@cython.cfunc
-@cython.exceptval(-1, check=True)
-def _gone(slub: Slub, slab: cython.uint) -> cython.bint:
-    """Whether a slab has been given back, or waits for that."""
+def waits(slub: Slub, slab: cython.uint) -> bool:
+    """Whether a slab waits for a grace period."""
     waiting: cython.uint = slub.rcu_first
     while waiting != NO_SLAB and waiting != slab:
         waiting = slub.pages[waiting].next
-    return waiting == slab or slub.pages[slab].kind != PG_SLAB
+    return waiting == slab
+
+
+def _gone(slub: Slub, slab: cython.uint) -> bool:
+    """Whether a slab has been given back, or waits for that."""
+    return slub.pages[slab].kind != PG_SLAB or waits(slub, slab)
 
 
 @cython.cfunc

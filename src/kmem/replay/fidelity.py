@@ -379,8 +379,7 @@ class _Run:
 
     def bulk_cache(self, pfn: int) -> bool:
         """Whether a frame is in a slab of a cache that is used in bulk."""
-        head = int(self.pages["head"][pfn]) if self.pages["kind"][pfn] == _TAIL else pfn
-        return self.maple is not None and int(self.pages["cache"][head]) == self.maple.cache
+        return self.maple is not None and self.cache_at(pfn << _PAGE_SHIFT) == self.maple.cache
 
     def slab_diverged(self, pfn: int) -> None:
         self.diverged("bulk" if self.maple is not None and self.pages["cache"][pfn] == self.maple.cache else "slab")
@@ -418,17 +417,13 @@ class _Run:
     def cache_of(self, i: int) -> int | None:
         """The cache that an unnamed request goes to."""
         events = self.events
-        pfn = (events.target[i] - events.page_offset) >> _PAGE_SHIFT
         key = (events.call_site[i], events.bytes_req[i], events.bytes_alloc[i])
         named = self.names.get(events.caches[events.named.get(i, 0)]) if events.named.get(i) else None
-        if named is None and pfn < self.allocator.memmap.nr_frames:
-            head = int(self.pages["head"][pfn]) if self.pages["kind"][pfn] == _TAIL else pfn
-            if self.pages["kind"][head] == _SLAB:
-                named = int(self.pages["cache"][head])
-                if self.slub.geometries[named].object_size < events.bytes_req[i]:
-                    named = None
-                else:
-                    self.out.named_by_pointer += 1
+        if named is None:
+            named = self.cache_at(events.target[i] - events.page_offset)
+            if named is not None and self.slub.geometries[named].object_size < events.bytes_req[i]:
+                named = None
+            self.out.named_by_pointer += named is not None
         if named is None:
             return self.learned.get(key)
         self.learned[key] = named
@@ -508,7 +503,7 @@ class _Run:
             if not self.in_use(got, i):
                 self.slub.kfree(got)  # else somebody has it, without an event
             return
-        if self.live_in_model(wanted, cache):
+        if self.cache_at(wanted) == cache:
             # freed without an event: whoever has it by the model has it no more
             self.slub.kfree(got)
             return
@@ -532,13 +527,12 @@ class _Run:
 
     def from_another_slab(self, i: int, cache: int, got: int, wanted: int) -> bool:
         """If the recorded object is in a partial slab, make that the CPU's, and the CPU's slab the partial one."""
-        pfn = wanted >> _PAGE_SHIFT
-        if self.cache_at(wanted) != cache or self.cache_at(got) != cache:
+        slab = self.slub.slab_of_frame(wanted >> _PAGE_SHIFT)
+        if slab is None or self.cache_at(wanted) != cache or self.cache_at(got) != cache:
             return False
-        head = int(self.pages["head"][pfn]) if self.pages["kind"][pfn] == _TAIL else pfn
         with self.frames.kept(cache):
             self.slub.kfree(got)
-            exchange_cpu_slab(self.slub, cache, head)
+            exchange_cpu_slab(self.slub, cache, slab)
             again = self.slub.kmem_cache_alloc(cache, self.events.gfp[i])
             if again == wanted:
                 return True
@@ -577,18 +571,10 @@ class _Run:
         take_object(self.slub, got)  # as it was
         return False
 
-    def cache_at(self, address: int) -> int:
-        """Cache of the slab that an address lies in; 0 if in none."""
-        pfn = address >> _PAGE_SHIFT
-        if pfn >= self.allocator.memmap.nr_frames:
-            return 0
-        head = int(self.pages["head"][pfn]) if self.pages["kind"][pfn] == _TAIL else pfn
-        return int(self.pages["cache"][head]) if self.pages["kind"][head] == _SLAB else 0
-
-    def live_in_model(self, address: int, cache: int) -> bool:
-        pfn = address >> _PAGE_SHIFT
-        head = int(self.pages["head"][pfn]) if self.pages["kind"][pfn] == _TAIL else pfn
-        return int(self.pages["kind"][head]) == _SLAB and int(self.pages["cache"][head]) == cache
+    def cache_at(self, address: int) -> int | None:
+        """Cache of the slab that an address lies in, if it lies in one."""
+        slab = self.slub.slab_of_frame(address >> _PAGE_SHIFT)
+        return None if slab is None else self.slub.slab_cache(slab)
 
     def object_cause(self, i: int, wanted: int) -> str:
         kind = int(self.pages["kind"][wanted >> _PAGE_SHIFT])

@@ -63,16 +63,21 @@ class MapleNodes:
         """Take nodes until a new slab is made, which the trace shows, and give them back as `mas_destroy()` would."""
         taken: list[int] = []
         while len(taken) < _MOST and not made():
-            node = self.slub.kmem_cache_alloc(self.cache, _GFP_KERNEL)
+            node = self._take(event)
             if node is None:
                 break
-            taken.append(self.settle(node, event))
+            taken.append(node)
         self._give_back(taken, event)
 
-    def _give_back(self, nodes: list[int], event: int) -> None:
-        """Free nodes, last first, but those that somebody must have."""
+    def _take(self, event: int) -> int | None:
+        """One more node, where it really lies."""
+        node = self.slub.kmem_cache_alloc(self.cache, _GFP_KERNEL)
+        return None if node is None else self.settle(node, event)
+
+    def _give_back(self, nodes: list[int], event: int, *, all_of_them: bool = False) -> None:
+        """Free nodes, last first, but for those that somebody must have."""
         for address in reversed(nodes):
-            if self.in_use(address, event):
+            if not all_of_them and self.in_use(address, event):
                 self.nr_inferred += 1
             else:
                 self.slub.kfree(address)
@@ -91,18 +96,13 @@ class MapleNodes:
         """
         before = [got]
         for _ in range(_MOST):
-            node = self.slub.kmem_cache_alloc(self.cache, _GFP_KERNEL)
-            node = node if node is None else self.settle(node, event)
+            node = self._take(event)
             if node is None or node == wanted:
                 break
             before.append(node)
         else:
             node = None
-        for address in reversed(before):
-            if node != wanted or not self.in_use(address, event):
-                self.slub.kfree(address)
-            else:
-                self.nr_inferred += 1
+        self._give_back(before, event, all_of_them=node != wanted)
         return node == wanted or self.freed(wanted) or self._live(wanted)
 
     def _live(self, address: int) -> bool:

@@ -32,6 +32,7 @@ from typing import Protocol
 from kmem.mm.page_alloc import PageAllocator
 from kmem.mm.slub import Slub
 from kmem.mm.slub_state import evict_slab
+from kmem.mm.tracepoint import EVENT_NAMES
 from kmem.replay.takeover import end_grace_period, give_page_back, move_slab, swap_slab, take_page
 from kmem.trace.events import Event
 
@@ -39,6 +40,7 @@ __all__ = ["SlabFrames"]
 
 _SLAB, _LARGE, _TAIL = 4, 5, 6
 _IN_USE = 0xFFFE
+_MM_PAGE_ALLOC = EVENT_NAMES.index("mm_page_alloc")
 _NO_SLAB = _NEVER = 0xFFFFFFFF
 _NO_OBJECT = 0xFFFF
 _MAX_NR_ZONES = 5
@@ -92,7 +94,7 @@ class SlabFrames:
         if self.allocator.trace.count:
             for record in self.allocator.trace.drain():
                 pfn, order = int(record["ptr"]), int(record["order"])
-                if record["event"] == 4:  # mm_page_alloc
+                if record["event"] == _MM_PAGE_ALLOC:
                     made.append((pfn, order))
                 elif (pfn, order) in made:
                     made.remove((pfn, order))
@@ -178,14 +180,13 @@ class SlabFrames:
         for each, size in others:
             if size != order or self.pages["kind"][each] != _SLAB:
                 continue
-            if swap_slab(self.slub, each, pfn):
-                self.moved[each] = pfn
-                return [other for other in others if other != (each, size)]
-            if take_page(self.allocator, pfn, order):
+            if not swap_slab(self.slub, each, pfn):
+                if not take_page(self.allocator, pfn, order):
+                    continue
                 move_slab(self.slub, each, pfn)
-                self.moved[each] = pfn
                 give_page_back(self.allocator, each, order)
-                return [other for other in others if other != (each, size)]
+            self.moved[each] = pfn
+            return [other for other in others if other != (each, size)]
         return others
 
     def hold(self, pfn: int, order: int) -> None:
@@ -200,17 +201,14 @@ class SlabFrames:
         return int((self.slub.links_array[slots : slots + objects] == _IN_USE).sum())
 
     def undo(self, slab: int) -> None:
-        """Give back the pages of a slab that the kernel did not make."""
+        """Give back the pages of a slab that the kernel does not have."""
+        self.diverged(slab)
         evict_slab(self.slub, slab)
         end_grace_period(self.slub, slab)
-        self.diverged(slab)
 
     def freed(self, pfn: int, order: int) -> None:
         """The trace frees the pages of a slab."""
         if self.held.pop(pfn, None) is not None:
             self.allocator.free_pages(pfn, order)
         elif self.pages["kind"][pfn] == _SLAB and not end_grace_period(self.slub, pfn):
-            self.diverged(pfn)
-            evict_slab(self.slub, pfn)
-            end_grace_period(self.slub, pfn)
-        self.forget()
+            self.undo(pfn)

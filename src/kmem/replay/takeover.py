@@ -26,6 +26,8 @@ from cython.cimports.kmem.mm.page_alloc import PageAllocator
 from cython.cimports.kmem.mm.slab import NO_SLAB, NULL_OBJECT, CacheCpu
 from cython.cimports.kmem.mm.slub import Slub
 
+from kmem.mm.slub_state import waits
+
 
 def own_block(allocator: PageAllocator, pfn: cython.uint, order: cython.uint) -> bool:
     """Make frames in use by somebody unknown an allocated block; False if they are not that."""
@@ -286,14 +288,6 @@ def exchange_cpu_slab(slub: Slub, cache: cython.uint, slab: cython.uint) -> bool
     page.inuse = page.objects
     page.frozen = 1
     return True
-
-
-def waits(slub: Slub, slab: cython.uint) -> bool:
-    """Whether a slab waits for a grace period."""
-    waiting: cython.uint = slub.rcu_first
-    while waiting != NO_SLAB and waiting != slab:
-        waiting = slub.pages[waiting].next
-    return waiting == slab
 
 
 def end_grace_period(slub: Slub, pfn: cython.uint) -> bool:
