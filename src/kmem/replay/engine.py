@@ -218,10 +218,8 @@ class LiveTable:
 @cython.cfunc
 @cython.inline
 @cython.exceptval(-1)
-def count_alloc(usage: cython.pointer(Usage), bytes_req: uint64_t, bytes_alloc: uint64_t) -> cython.int:
-    usage.allocs += 1
-    usage.bytes_req += bytes_req
-    usage.bytes_alloc += bytes_alloc
+def count_live(usage: cython.pointer(Usage), bytes_req: uint64_t, bytes_alloc: uint64_t) -> cython.int:
+    """Count what is live, whether the trace asked for it or had it before."""
     usage.live += 1
     usage.live_req += bytes_req
     usage.live_alloc += bytes_alloc
@@ -235,26 +233,21 @@ def count_alloc(usage: cython.pointer(Usage), bytes_req: uint64_t, bytes_alloc: 
 @cython.cfunc
 @cython.inline
 @cython.exceptval(-1)
-def count_free(usage: cython.pointer(Usage), bytes_req: uint64_t, bytes_alloc: uint64_t) -> cython.int:
-    usage.frees += 1
-    usage.live -= 1
-    usage.live_req -= bytes_req
-    usage.live_alloc -= bytes_alloc
-    return 0
+def count_alloc(usage: cython.pointer(Usage), bytes_req: uint64_t, bytes_alloc: uint64_t) -> cython.int:
+    usage.allocs += 1
+    usage.bytes_req += bytes_req
+    usage.bytes_alloc += bytes_alloc
+    return count_live(usage, bytes_req, bytes_alloc)
 
 
 @cython.cfunc
 @cython.inline
 @cython.exceptval(-1)
-def count_held(usage: cython.pointer(Usage), size: uint64_t) -> cython.int:
-    """Count what is live without having been asked for in the trace."""
-    usage.live += 1
-    usage.live_req += size
-    usage.live_alloc += size
-    if usage.live > usage.peak:
-        usage.peak = usage.live
-    if usage.live_alloc > usage.peak_alloc:
-        usage.peak_alloc = usage.live_alloc
+def count_free(usage: cython.pointer(Usage), bytes_req: uint64_t, bytes_alloc: uint64_t) -> cython.int:
+    usage.frees += 1
+    usage.live -= 1
+    usage.live_req -= bytes_req
+    usage.live_alloc -= bytes_alloc
     return 0
 
 
@@ -434,8 +427,8 @@ class ReplayEngine:
         entry.bytes_alloc = size
         entry.site = 0
         entry.cache = cache
-        count_held(cython.address(self.sites[0]), size)
-        count_held(cython.address(self.caches[cache]), size)
+        count_live(cython.address(self.sites[0]), size, size)
+        count_live(cython.address(self.caches[cache]), size, size)
 
     def adopt_block(self, key: uint64_t, pfn: uint32_t, order: uint32_t) -> None:
         """Let a frame of the trace stand for an allocated block of the model."""
@@ -443,7 +436,7 @@ class ReplayEngine:
         entry: cython.pointer(Entry) = self.take_block(key, PAGES, order)
         entry.target = cython.cast(uint64_t, pfn) << 12
         entry.cache = 0
-        count_held(cython.address(self.orders[order * 4]), size)
+        count_live(cython.address(self.orders[order * 4]), size, size)
 
     def rename_block(self, key: uint64_t, new: uint64_t) -> bool:
         """Let another frame of the trace stand for a single page of the model; False if the first stands for none."""
