@@ -26,6 +26,7 @@ from cython.cimports.kmem.trace.scan_columns import (
     EV_MM_PAGE_ALLOC,
     EV_MM_PAGE_ALLOC_EXTFRAG,
     EV_MM_PAGE_FREE,
+    spread,
 )
 from cython.cimports.libc.stdint import int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free, realloc
@@ -65,21 +66,9 @@ GFP_DMA = cython.declare(uint32_t, 0x01)
 GFP_RECLAIMABLE = cython.declare(uint32_t, 0x10)
 GFP_ACCOUNT = cython.declare(uint32_t, 0x400000)
 MOST_LIFE_SITES = cython.declare(uint32_t, MOST_LIVES)
-SPREAD = cython.declare(uint64_t, 0x1E3779B97F4A7C15)
 MOST_GROUPS = cython.declare(uint32_t, 1 << 20)
 PAGE_SHIFT = cython.declare(uint32_t, 12)
 AHEAD = cython.declare(cython.int, 12)
-
-
-@cython.cfunc
-@cython.nogil
-@cython.inline
-@cython.exceptval(check=False)
-@cython.overflowcheck(False)  # the multiplication is meant to wrap
-def spread(key: uint64_t) -> uint64_t:
-    """A hash of a number."""
-    key = (key ^ (key >> 31)) * SPREAD
-    return key ^ (key >> 27)
 
 
 @cython.cfunc

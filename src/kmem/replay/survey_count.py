@@ -16,12 +16,12 @@ from cython.cimports.kmem.trace.scan_columns import (
     EV_LOST,
     EV_MM_PAGE_ALLOC,
     EV_MM_PAGE_FREE,
+    spread,
 )
 from cython.cimports.libc.stdint import int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memset
 
-SPREAD = cython.declare(uint64_t, 0x1E3779B97F4A7C15)
 PAGE_OFFSET_64 = cython.declare(uint64_t, 0xFFFF888000000000)
 PAGE_OFFSET_32 = cython.declare(uint64_t, 0xC0000000)
 KERNEL_64 = cython.declare(uint64_t, 0xFFFF800000000000)
@@ -33,17 +33,6 @@ BASE_MASK = cython.declare(uint64_t, (1 << 30) - 1)
 LARGEST_ORDER = cython.declare(uint32_t, 10)
 MOST_LESSONS = cython.declare(uint64_t, 1 << 18)
 MOST_KEYS = 1 << 18
-
-
-@cython.cfunc
-@cython.nogil
-@cython.inline
-@cython.exceptval(check=False)
-@cython.overflowcheck(False)  # the multiplication is meant to wrap
-def spread(key: uint64_t) -> uint64_t:
-    """A hash of a number."""
-    key = (key ^ (key >> 31)) * SPREAD
-    return key ^ (key >> 27)
 
 
 @cython.cclass

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # C-level interface of kmem.trace.scan_columns: the batch that all scanners fill.
+cimport cython
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from kmem.trace.scan_strings cimport StringTable
@@ -66,3 +67,9 @@ cdef class EventColumns:
     cdef int store_lost(self, uint64_t events, int cpu) except -1 nogil
     cdef int count_unknown(self, const unsigned char *name, size_t size) except -1
     cdef int damaged(self, uint64_t size) except -1 nogil
+
+@cython.overflowcheck(False)      # the multiplication is meant to wrap
+cdef inline uint64_t spread(uint64_t key) noexcept nogil:
+    """A hash of a number, for the tables of those who count."""
+    key = (key ^ (key >> 31)) * <uint64_t>0x1E3779B97F4A7C15
+    return key ^ (key >> 27)
