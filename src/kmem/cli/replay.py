@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,13 +20,13 @@ if TYPE_CHECKING:
     from kmem.replay.replay import Replay
     from kmem.replay.variant import Variant
 
-__all__ = ["command", "transform_options", "transform_settings"]
+__all__ = ["command", "transform_options"]
 
 _PROC = ("buddyinfo", "pagetypeinfo", "slabinfo", "zoneinfo")
 
 
 def transform_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that change a trace to a command."""
+    """Add the options that change a trace to a command, which gets them as settings: its parameter `changes`."""
     options = [
         click.option("--scale-load", metavar="N", type=click.IntRange(1), help="Make every request N times."),
         click.option("--drop", metavar="SITE", multiple=True, help="Leave out a call site's requests. Repeatable."),
@@ -49,9 +50,42 @@ def transform_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Put a memory pool of N in front of a cache. Repeatable.",
         ),
     ]
+
+    @functools.wraps(command)
+    def collected(
+        scale_load: int | None,
+        drop: tuple[str, ...],
+        resize: tuple[str, ...],
+        atomic_to_kernel: tuple[str, ...],
+        kvmalloc_above: str | None,
+        mempool: tuple[str, ...],
+        **others: Any,
+    ) -> Any:
+        changes = _settings(scale_load, drop, resize, atomic_to_kernel, kvmalloc_above, mempool)
+        return command(changes=changes, **others)
+
+    wrapped: Callable[..., Any] = collected
     for option in reversed(options):
-        command = option(command)
-    return command
+        wrapped = option(wrapped)
+    return wrapped
+
+
+def _settings(
+    scale_load: int | None,
+    drop: tuple[str, ...],
+    resize: tuple[str, ...],
+    atomic_to_kernel: tuple[str, ...],
+    kvmalloc_above: str | None,
+    mempool: tuple[str, ...],
+) -> list[str]:
+    """Return the options that change a trace as settings of :class:`kmem.replay.variant.Variant`."""
+    settings = [f"drop={site}" for site in drop] + [f"atomic_to_kernel={site}" for site in atomic_to_kernel]
+    settings += [f"resize.{text}" for text in resize] + [f"mempool.{text}" for text in mempool]
+    if scale_load is not None:
+        settings.append(f"scale_load={scale_load}")
+    if kvmalloc_above is not None:
+        settings.append(f"kvmalloc_above={kvmalloc_above}")
+    return settings
 
 
 @click.command(
@@ -129,12 +163,7 @@ def command(
     ram: str | None,
     cpus: int | None,
     knobs: tuple[str, ...],
-    scale_load: int | None,
-    drop: tuple[str, ...],
-    resize: tuple[str, ...],
-    atomic_to_kernel: tuple[str, ...],
-    kvmalloc_above: str | None,
-    mempool: tuple[str, ...],
+    changes: list[str],
     compare: bool,
     slabinfo: Path | None,
     kallsyms: Path | None,
@@ -158,7 +187,6 @@ def command(
     """
     from kmem.machine.slabinfo import read_slabinfo
 
-    changes = transform_settings(scale_load, drop, resize, atomic_to_kernel, kvmalloc_above, mempool)
     if as_json and proc:
         raise UsageError("--json and --proc contradict each other", remedy="give one of them")
     dump = machine is not None and ".jsonl" in Path(machine).suffixes
@@ -328,24 +356,6 @@ def _variant(machine: str | None, ram: str | None, cpus: int | None) -> Variant:
     variant = Variant(machine=machine, ram=ram, cpus=cpus)
     variant.check()
     return variant
-
-
-def transform_settings(
-    scale_load: int | None,
-    drop: tuple[str, ...],
-    resize: tuple[str, ...],
-    atomic_to_kernel: tuple[str, ...],
-    kvmalloc_above: str | None,
-    mempool: tuple[str, ...],
-) -> list[str]:
-    """Return the options that change a trace as settings of :class:`kmem.replay.variant.Variant`."""
-    settings = [f"drop={site}" for site in drop] + [f"atomic_to_kernel={site}" for site in atomic_to_kernel]
-    settings += [f"resize.{text}" for text in resize] + [f"mempool.{text}" for text in mempool]
-    if scale_load is not None:
-        settings.append(f"scale_load={scale_load}")
-    if kvmalloc_above is not None:
-        settings.append(f"kvmalloc_above={kvmalloc_above}")
-    return settings
 
 
 def _report(analysis: Analysis, trace: str, as_json: bool, top: int, lifetimes: Sequence[Lifetimes]) -> None:

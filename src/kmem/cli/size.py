@@ -10,7 +10,7 @@ import click
 
 from kmem.cli.app import Command
 from kmem.cli.output import print_json, print_sections
-from kmem.cli.replay import transform_options, transform_settings
+from kmem.cli.replay import transform_options
 
 if TYPE_CHECKING:
     from kmem.analysis.size import Trial
@@ -44,12 +44,7 @@ def command(
     cache: str | None,
     machine: str | None,
     settings: tuple[str, ...],
-    scale_load: int | None,
-    drop: tuple[str, ...],
-    resize: tuple[str, ...],
-    atomic_to_kernel: tuple[str, ...],
-    kvmalloc_above: str | None,
-    mempool: tuple[str, ...],
+    changes: list[str],
     seed: int,
     as_json: bool,
 ) -> int:
@@ -63,7 +58,6 @@ def command(
     from kmem.replay.variant import Variant
     from kmem.report.size import report_size, size_to_dict
 
-    changes = transform_settings(scale_load, drop, resize, atomic_to_kernel, kvmalloc_above, mempool)
     base = Variant(machine=machine).with_settings([*settings, *changes])
     found = size(trace, question, base=base, cache=cache, seed=seed, told=_told if _watched() else None)
     if as_json:
