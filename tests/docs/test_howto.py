@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+from tests.shown import blocks, console_runs
 
 import kmem
 from kmem.cli import main
@@ -19,24 +19,10 @@ from kmem.cli import main
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 ERROR_PATHS = (DOCS / "howto/test-error-paths.md").read_text()
+PAGES = sorted([*(DOCS / "howto").glob("*.md"), *(DOCS / "tutorial").glob("*.md")])
 
 
-def blocks(language: str, text: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-
-
-def console_runs() -> list[tuple[str, str]]:
-    """Commands of the console blocks, each with the output shown under it."""
-    runs = []
-    for path in sorted([*(DOCS / "howto").glob("*.md"), *(DOCS / "tutorial").glob("*.md")]):
-        for block in blocks("console", path.read_text()):
-            for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-                command, _, output = part.partition("\n")
-                runs.append((command, output))
-    return runs
-
-
-@pytest.mark.parametrize(("command", "output"), console_runs())
+@pytest.mark.parametrize(("command", "output"), console_runs(path.read_text() for path in PAGES))
 def test_shown_output_is_real(
     command: str, output: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from tests.shown import blocks, console_runs
 
 from kmem.cli import app, main
 
@@ -17,21 +18,7 @@ EXAMPLE = (ROOT / "docs/replay-example.md").read_text()
 SWEEP = (ROOT / "docs/sweep.md").read_text()
 
 
-def blocks(language: str, text: str = README) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-
-
-def console_runs() -> list[tuple[str, str]]:
-    """Commands of the console blocks, each with the output shown under it."""
-    runs = []
-    for block in blocks("console") + blocks("console", EXAMPLE) + blocks("console", SWEEP):
-        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            command, _, output = part.partition("\n")
-            runs.append((command, output))
-    return runs
-
-
-@pytest.mark.parametrize(("command", "output"), console_runs())
+@pytest.mark.parametrize(("command", "output"), console_runs([README, EXAMPLE, SWEEP]))
 def test_shown_output_is_real(
     command: str, output: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -52,7 +39,7 @@ def test_the_whole_example_leaves_nothing_out() -> None:
 
 def test_python_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(ROOT)
-    (example,) = blocks("python")
+    (example,) = blocks("python", README)
     exec(compile(example, "README.md", "exec"), {})
     out = capsys.readouterr().out
     assert re.match(r"order 2, GFP_KERNEL: frame 0x[0-9a-f]+\n", out)
@@ -61,7 +48,7 @@ def test_python_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 def test_the_two_commands_to_start(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Each is one line; the first ends in a run of the program, which is run here without building anew."""
-    commands = blocks("sh")
+    commands = blocks("sh", README)
     assert len(commands) == 2
     assert all(command.count("\n") == 1 for command in commands)
     first, second = commands
